@@ -1,0 +1,1 @@
+"""Metrics of calibration as pure NumPy functions."""

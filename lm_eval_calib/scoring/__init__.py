@@ -1,0 +1,1 @@
+"""Fast scoring of log-likelihood requests."""

@@ -1,0 +1,1 @@
+"""The benchmarks: a folder each, with one small YAML a language."""
