@@ -2,13 +2,12 @@
 
 `babel` ships CLDR: which language is official in a territory, which currency it uses, which city lies in it,
 and how all of them are called in each language. A question is one fact and four choices, after a few solved lines
-of the same kind in the same language; nothing is downloaded. Every draw is a SHA-256 rank of the names of what is
-drawn, so questions, choices and order are the same on every machine and, as far as the names exist, in every language.
+of the same kind in the same language; nothing is downloaded. Every draw takes what has the smallest SHA-256 of its code, so
+questions, choices and order are the same on every machine and, as far as the names exist, in every language.
 
-Territories are split in two: solved lines and `english_instructions` know the train part only, the questions ask
-about the test part only. A model tuned on the English facts can so be tested, in all languages, on others.
-
-    python -m lm_eval_calib.cldr instructions.jsonl     # writes the English instruction set
+Territories are split in two: solved lines and the English instruction set (`lm_eval_calib.cldr_instructions`) know the
+train part only, the questions ask about the test part only. A model tuned on the English facts can so be tested, in all
+languages, on others.
 """
 
 from __future__ import annotations
@@ -16,11 +15,13 @@ from __future__ import annotations
 import datetime
 import functools
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from babel import Locale, localedata
+import babel
+from babel import localedata
 from babel.core import get_global
 from babel.numbers import get_territory_currencies
 
@@ -36,7 +37,9 @@ TRAIN_SHARE = 0.5
 CITIES_PER_TERRITORY = 2
 CURRENCY_DATE = datetime.date(2025, 1, 1)  # not today: the questions must not change overnight
 UNINHABITED = frozenset({"AQ", "BV", "GS", "HM", "IO", "TF", "UM"})
-DEMO_LANGUAGES = ("en", "de", "zh", "ar", "hi", "th", "id", "bn", "sw", "am", "yo", "si")
+MADE_WITH = "2.18"  # the babel whose questions the tests pin
+
+logger = logging.getLogger(__name__)
 
 
 def rank(*parts: str) -> int:
@@ -109,9 +112,7 @@ def names(language: str) -> Mapping[str, Mapping[str, str]]:
     """The names that CLDR has in `language`: kind of thing -> code -> name."""
     data = localedata.load(language)
     likely = get_global("likely_subtags").get(language, "")
-    cities = {
-        zone: str(entry["city"]) for zone, entry in data["time_zones"].items() if entry.get("city")
-    }
+    cities = {zone: str(entry["city"]) for zone, entry in data["time_zones"].items() if entry.get("city")}
     if "_Latn" in likely:
         # In Latin script CLDR leaves out the city names that the zone's identifier spells already.
         for zones in get_global("territory_zones").values():
@@ -130,7 +131,7 @@ def clean(table: Mapping[str, Any]) -> dict[str, str]:
     return {code: name for code, value in table.items() if (name := str(value).strip()) and name != code}
 
 
-def questions(language: str, *, split: str = "test") -> list[dict[str, Any]]:
+def questions(language: str, *, split: str = "test", kinds: Sequence[str] = KINDS) -> list[dict[str, Any]]:
     """The questions of one language and part, in their fixed order.
 
     Each is a dictionary: `id` (of the fact, the same in every language), `kind` (language, currency or city),
@@ -141,40 +142,32 @@ def questions(language: str, *, split: str = "test") -> list[dict[str, Any]]:
     """
     table = names(language)
     result = []
-    solved = {kind: [f for f in facts() if f.kind == kind and f.split == "train"] for kind in KINDS}
-    for kind in KINDS:
-        pool = [f for f in facts() if f.kind == kind and f.split == split]
+    for kind in kinds:
+        pool = [fact for fact in facts() if (fact.kind, fact.split) == (kind, split)]
         pool.sort(key=lambda fact: rank("question", fact.id))
-        for fact in pool[:QUESTIONS_PER_KIND]:
-            if (question := ask(fact, pool, solved[kind], table)) is not None:
-                result.append(question)
+        asked = (ask(fact, table) for fact in pool[:QUESTIONS_PER_KIND])
+        result += [question for question in asked if question is not None]
     return sorted(result, key=lambda question: rank("order", question["id"]))
 
 
-def ask(
-    fact: Fact, pool: Sequence[Fact], solved: Sequence[Fact], table: Mapping[str, Mapping[str, str]]
-) -> dict[str, Any] | None:
+def ask(fact: Fact, table: Mapping[str, Mapping[str, str]]) -> dict[str, Any] | None:
     """One question in the language of `table`, or None where its names do not allow it."""
-    answer_names = table["territory" if fact.kind == "city" else fact.kind]
-    pair = solve(fact, table)
-    if pair is None:
+    answers = table["territory" if fact.kind == "city" else fact.kind]
+    if (pair := solve(fact, table)) is None:
         return None
     chosen = {fact.answer: pair[1]}
-    # Wrong answers are drawn from the answers of other facts, so that what is frequent is so among both.
-    for other in sorted(pool, key=lambda other: rank("choice", fact.id, other.id)):
-        name = answer_names.get(other.answer)
-        if name is None or other.answer in chosen or other.answer in fact.also_true:
+    for other in wrong_answers(fact):
+        name = answers.get(other)
+        if name is None or any(name.casefold() == given.casefold() for given in (*chosen.values(), pair[0])):
             continue
-        if any(name.casefold() == given.casefold() for given in (*chosen.values(), pair[0])):
-            continue
-        chosen[other.answer] = name
+        chosen[other] = name
         if len(chosen) == CHOICES:
             break
     else:
         return None
     lines: dict[str, str] = {}
-    for other in sorted(solved, key=lambda other: rank("example", fact.id, other.id)):
-        line = solve(other, table)
+    for example in examples(fact):
+        line = solve(example, table)
         # A solved line that answers with one of the choices would point at it.
         if line is not None and line[1] not in lines.values() and line[1] not in chosen.values():
             lines.setdefault(*line)
@@ -193,6 +186,29 @@ def ask(
         "choice_codes": codes,
         "answer": codes.index(fact.answer),
     }
+
+
+@functools.cache
+def wrong_answers(fact: Fact) -> tuple[str, ...]:
+    """Codes of what is not true of the fact's subject, in the order in which a question takes them.
+
+    They are drawn from the answers of other facts, so that what is often right is often offered wrongly too, and the
+    most frequent answer is a poor guess.
+    """
+    others = (
+        f for f in facts() if (f.kind, f.split) == (fact.kind, fact.split) and f.answer not in fact.also_true
+    )
+    ranked = sorted(others, key=lambda other: rank("choice", fact.id, other.id))
+    return tuple(dict.fromkeys(other.answer for other in ranked))
+
+
+@functools.cache
+def examples(fact: Fact) -> tuple[Fact, ...]:
+    """Facts of the train part for the solved lines above a question, in the order in which it takes them."""
+    known = (
+        f for f in facts() if (f.kind, f.split) == (fact.kind, "train") and f.territory != fact.territory
+    )
+    return tuple(sorted(known, key=lambda example: rank("example", fact.id, example.id)))
 
 
 def solve(fact: Fact, table: Mapping[str, Mapping[str, str]]) -> tuple[str, str] | None:
@@ -225,3 +241,44 @@ def languages() -> tuple[str, ...]:
         else:
             kept[code] = tables[code]
     return tuple(sorted(kept))
+
+
+def dataset(*, language: str, kinds: Sequence[str] = KINDS, **metadata: Any) -> Any:
+    """What lm-eval's `custom_dataset` asks for: a `datasets.DatasetDict` of the parts test and train.
+
+    Args:
+        language: CLDR code, one of those that have a task.
+        kinds: Which questions: language, currency, city; `--metadata '{"kinds": ["city"]}'` selects.
+        metadata: Other metadata of the task, which lm-eval passes too.
+    """
+    from datasets import Dataset, DatasetDict
+
+    del metadata
+    if not localedata.exists(language):
+        raise CalibrationValueError(
+            f"language: expected a CLDR code such as 'sw', got {language!r}; `lm-eval-calib tasks` lists them"
+        )
+    unknown = set(kinds) - set(KINDS)
+    if unknown or not kinds:
+        raise CalibrationValueError(
+            f"kinds: expected some of {', '.join(KINDS)}, got {', '.join(sorted(unknown)) or 'none'}"
+        )
+    if not babel.__version__.startswith(MADE_WITH):
+        say_other_version(babel.__version__)
+    parts = {split: questions(language, split=split, kinds=kinds) for split in ("test", "train")}
+    if not parts["test"]:
+        raise CalibrationValueError(
+            f"kinds: CLDR has no names for {', '.join(kinds)} in language {language!r}"
+        )
+    return DatasetDict({split: Dataset.from_list(rows) for split, rows in parts.items()})
+
+
+@functools.cache
+def say_other_version(version: str) -> None:
+    """Warn once: other CLDR data give other questions."""
+    logger.warning(
+        "calib_cldr's published questions are those of babel %s; with babel %s some differ, so compare models only "
+        "within one version",
+        MADE_WITH,
+        version,
+    )
