@@ -18,6 +18,7 @@ from typing import Any
 import lm_eval.tasks
 import numpy as np
 from lm_eval.api.metrics import mean
+from lm_eval.api.samplers import get_sampler as get_sampler
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.config.task import TaskConfig
 from lm_eval.tasks._yaml_loader import load_yaml
@@ -279,7 +280,7 @@ def load_stock_task(name: str) -> dict[str, Any]:
 
 
 def _stock_path(name: str) -> Path | None:
-    pattern = re.compile(rf"^task:\s*['\"]?{re.escape(name)}['\"]?\s*$".encode(), re.MULTILINE)
+    pattern = re.compile(rf"^['\"]?task['\"]?:\s*['\"]?{re.escape(name)}['\"]?\s*$".encode(), re.MULTILINE)
 
     def declares(paths: Iterable[Path]) -> Path | None:
         return next((path for path in paths if pattern.search(path.read_bytes())), None)
