@@ -106,7 +106,8 @@ class CalibratedTask(ConfigurableTask):
         probabilities = choice_probabilities([likelihoods], lengths=self._lengths(choices, responses, doc))
         gold = self._gold(doc, choices)
         confidence, correct = confidence_and_correct(probabilities, [gold])
-        inputs = {"confidence": (confidence, correct), "distribution": (probabilities, [gold])}
+        is_gold = np.isin(np.arange(len(choices)), gold)[None, :]
+        inputs = {"confidence": (confidence, correct), "distribution": (probabilities, is_gold)}
         pooled = {
             "confidence": (float(confidence[0]), float(correct[0])),
             "distribution": (probabilities[0].tolist(), gold),
@@ -196,7 +197,10 @@ def _aggregation(metric: Metric, num_bins: int) -> Callable[[list[Any]], float]:
         first, second = zip(*items, strict=True)
         if metric.inputs == "confidence":
             return float(metric.function(np.array(first), np.array(second), **options))
-        return float(metric.function([np.array(row) for row in first], list(second), **options))
+        padded = np.full((len(first), max(map(len, first))), np.nan)
+        for row, probabilities in zip(padded, first, strict=True):
+            row[: len(probabilities)] = probabilities
+        return float(metric.function(padded, list(second), **options))
 
     return aggregate
 

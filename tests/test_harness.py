@@ -53,7 +53,7 @@ def by_hash(context: str, continuation: str) -> float:
 
 
 def make_task(folder: Path, rows: Sequence[Mapping[str, Any]], *, train: Sequence[Any] = (), **keys: Any) -> None:
-    data = folder / "data" / "mine"
+    data = folder / "data" / f"of_{folder.name}"  # datasets takes two folders of one name for the same data
     splits = {"test": rows, **({"train": train} if train else {})}
     write_dataset(data, {"default": splits})
     config = {
@@ -234,8 +234,9 @@ def test_mistakes_in_a_yaml(tmp_path: Path, keys: dict[str, Any], message: str) 
 
 
 def test_empty_choice_cannot_be_normalised(tmp_path: Path) -> None:
-    make_task(tmp_path, [{"question": "a", "choices": ["no", "yes"], "gold": 0}], doc_to_choice="{{['', 'yes']}}")
-    with pytest.raises((CalibrationValueError, IndexError)):
+    make_task(tmp_path, questions(3, lambda i: ["no", "" if i == 1 else "yes"], lambda i: 0))
+    assert "confidence,none" in evaluate(tmp_path)["results"]["mine"]
+    with pytest.raises(CalibrationValueError, match=r"document 1 .*'char' cannot divide.*\['no', ''\]"):
         evaluate(tmp_path, metadata={"normalization": "char"})
 
 
