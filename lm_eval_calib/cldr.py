@@ -1,13 +1,14 @@
 """The embedded benchmark: multiple-choice questions about CLDR facts in some two hundred languages.
 
 `babel` ships CLDR: which language is official in a territory, which currency it uses, which city lies in it,
-and how all of them are called in each language. A question is one fact and four choices, after a few solved lines
-of the same kind in the same language; nothing is downloaded. Every draw takes what has the smallest SHA-256 of its code, so
-questions, choices and order are the same on every machine and, as far as the names exist, in every language.
+and how all of them are called in each language. A question is one fact and four choices, after a few solved
+lines of the same kind in the same language; nothing is downloaded. Every draw takes what has the smallest
+SHA-256, so questions, choices and order are the same on every machine and, as far as the names exist, in
+every language.
 
-Territories are split in two: solved lines and the English instruction set (`lm_eval_calib.cldr_instructions`) know the
-train part only, the questions ask about the test part only. A model tuned on the English facts can so be tested, in all
-languages, on others.
+Territories are split in two: solved lines and the English instruction set
+(`lm_eval_calib.cldr_instructions`) know the train part only, the questions ask about the test part only. A
+model tuned on the English facts can so be tested, in all languages, on others.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def rank(*parts: str) -> int:
 
 @dataclass(frozen=True)
 class Fact:
-    """One fact in codes: `subject` is a territory, or for `city` a time zone, and `answer` what goes with it."""
+    """One fact in codes: `subject` is a territory, or for `city` a time zone; `answer` goes with it."""
 
     kind: str
     subject: str
@@ -136,9 +137,11 @@ def questions(language: str, *, split: str = "test", kinds: Sequence[str] = KIND
 
     Each is a dictionary: `id` (of the fact, the same in every language), `kind` (language, currency or city),
     `territory` (the code that the split goes by), `examples` (the solved lines, each ended by a line feed),
-    `question` (the name asked about), `choices` (four names, all different), `choice_codes`, `answer` (an index).
-    A fact is left out in a language that lacks one of its names, or where the question's name and the answer are
-    written alike; where a wrong choice lacks a name, or is written like another choice, the next in rank stands in.
+    `question` (the name asked about), `choices` (four different names), `choice_codes`, `answer` (an index).
+
+    A fact is left out in a language that lacks one of its names, or where the question's name and the answer
+    are written alike; where a wrong choice lacks a name, or is written like another, the next in rank stands
+    in.
     """
     table = names(language)
     result = []
@@ -192,8 +195,8 @@ def ask(fact: Fact, table: Mapping[str, Mapping[str, str]]) -> dict[str, Any] | 
 def wrong_answers(fact: Fact) -> tuple[str, ...]:
     """Codes of what is not true of the fact's subject, in the order in which a question takes them.
 
-    They are drawn from the answers of other facts, so that what is often right is often offered wrongly too, and the
-    most frequent answer is a poor guess.
+    They are drawn from the answers of other facts, so that what is often right is often offered wrongly too,
+    and the most frequent answer is a poor guess.
     """
     others = (
         f for f in facts() if (f.kind, f.split) == (fact.kind, fact.split) and f.answer not in fact.also_true
@@ -225,8 +228,8 @@ def solve(fact: Fact, table: Mapping[str, Mapping[str, str]]) -> tuple[str, str]
 def languages() -> tuple[str, ...]:
     """The benchmark's languages as CLDR codes, sorted.
 
-    A language takes part with `MIN_QUESTIONS` questions or more and names of its own: some locales were filled
-    with the names of another language, and of those only one is kept, the one with more names.
+    A language takes part with `MIN_QUESTIONS` questions or more and names of its own: some locales were
+    filled with the names of another language, and of those only one is kept, the one with more names.
     """
     tables = {}
     for code in sorted(localedata.locale_identifiers()):
@@ -277,8 +280,8 @@ def dataset(*, language: str, kinds: Sequence[str] = KINDS, **metadata: Any) -> 
 def say_other_version(version: str) -> None:
     """Warn once: other CLDR data give other questions."""
     logger.warning(
-        "calib_cldr's published questions are those of babel %s; with babel %s some differ, so compare models only "
-        "within one version",
+        "calib_cldr's published questions are those of babel %s; with babel %s some differ, so compare "
+        "models within one version only",
         MADE_WITH,
         version,
     )

@@ -1,7 +1,7 @@
 """The English instruction set of the embedded benchmark: questions and answers about the train territories.
 
-Tuning on it teaches facts of the benchmark's kinds, in English and about territories that no test question asks about;
-what changes in other languages is then a controlled version of the papers' question.
+Tuning on it teaches facts of the benchmark's kinds, in English and about territories that no test question
+asks about; what changes in other languages is then a controlled version of the papers' question.
 
     python -m lm_eval_calib.cldr_instructions OUT.jsonl [--forms question sentence choice line] [--limit N]
 """
@@ -51,9 +51,8 @@ SENTENCES = {
     "currency": "The currency of {} is the {}.",
     "city": "{} is in {}.",
 }
-WITH_THE = frozenset(
-    "AE BS CC CD CF CG CK CZ DO FK FO GB GM IM KM KY MH MP MV NL PH SB SC TC TF UM US VG VI".split()
-)
+# Territories whose English name takes the article.
+WITH_THE = "AE BS CC CD CF CG CK CZ DO FK FO GB GM IM KM KY MH MP MV NL PH SB SC TC TF UM US VG VI"
 LETTERS = "ABCD"
 
 
@@ -62,8 +61,8 @@ def english_instructions(*, forms: Sequence[str] = DEFAULT_FORMS) -> list[dict[s
 
     Args:
         forms: `question`: five phrasings, answered by the name; `sentence`: the same, answered by a sentence;
-            `choice`: two questions with four lettered options, answered by the letter; `line`: the benchmark's own
-            prompt, solved lines and a name, answered by the name.
+            `choice`: two questions with four lettered options, answered by the letter; `line`: the
+            benchmark's own prompt, solved lines and a name, answered by the name.
 
     Raises:
         CalibrationValueError: for an unknown form, or none.
