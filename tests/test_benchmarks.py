@@ -14,7 +14,8 @@ import datasets
 import lm_eval
 import pytest
 from benchmark_cases import CASES, Case
-from hub import HashModel, write_dataset
+from conftest import write_dataset
+from hash_model import HashModel
 from lm_eval.tasks import TaskManager
 
 from lm_eval_calib.errors import CalibrationError
@@ -47,7 +48,7 @@ def _write(root: Path, name: str, *, bad: bool) -> None:
             configs[subject] = {
                 split: [row for row in rows if row["subject"] == subject] for split, rows in configs["all"].items()
             }
-    write_dataset(root, case.dataset, configs)
+    write_dataset(root / case.dataset, configs)
 
 
 Hub = Callable[[Path], None]
@@ -212,10 +213,10 @@ def test_examples_are_read_when_needed(tmp_path: Path, hub: Hub) -> None:
 def test_missing_columns_and_splits_are_named(tmp_path: Path, hub: Hub) -> None:
     hub(tmp_path)
     manager = TaskManager(include_path=str(ROOT / "xnli"), include_defaults=False)
-    write_dataset(tmp_path, "facebook/xnli", {"sw": {"validation": [{"premise": "a", "label": 0}]}})
+    write_dataset(tmp_path / "facebook/xnli", {"sw": {"validation": [{"premise": "a", "label": 0}]}})
     with pytest.raises(CalibrationError, match=r"split 'validation' lacks the columns \['hypothesis'\]"):
         manager.load("calib_xnli_sw")
-    write_dataset(tmp_path, "facebook/xnli", {"sw": {"dev": [{"premise": "a", "label": 0}]}})
+    write_dataset(tmp_path / "facebook/xnli", {"sw": {"dev": [{"premise": "a", "label": 0}]}})
     with pytest.raises(CalibrationError, match=r"'validation' is not in the data set, which has \['dev'\]"):
         manager.load("calib_xnli_sw")
 
@@ -227,7 +228,7 @@ def test_group_rows_are_unweighted_means(tmp_path: Path, hub: Hub) -> None:
         language: {"validation": [CASES["xnli"].row(i, language) for i in range(4 + 3 * number)]}
         for number, language in enumerate(benchmark.languages)
     }
-    write_dataset(tmp_path, "facebook/xnli", configs)
+    write_dataset(tmp_path / "facebook/xnli", configs)
     results, _ = _evaluate(["calib_xnli"], [ROOT / "xnli"])
     rows = results["results"]
     tiers = {language: benchmark.language(language).tier for language in benchmark.languages}
