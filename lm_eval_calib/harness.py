@@ -18,6 +18,7 @@ from typing import Any
 import lm_eval.tasks
 import numpy as np
 from lm_eval.api.metrics import mean
+from lm_eval.api.samplers import get_sampler as get_sampler
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.config.task import TaskConfig
 from lm_eval.tasks._yaml_loader import load_yaml
@@ -74,6 +75,13 @@ class CalibratedTask(ConfigurableTask):
                 self._aggregation_list[metric.name] = _aggregation(metric, self._calibration["num_bins"])
                 self._higher_is_better[metric.name] = metric.higher_is_better
 
+    def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """The stock download; a `custom_dataset` without the stock class's warning, once a task, that it is one."""
+        if not callable(self.config.custom_dataset):
+            super().download(dataset_kwargs, **kwargs)
+            return
+        self.dataset = self.config.custom_dataset(**(self.config.metadata or {}), **(dataset_kwargs or {}))
+
     def construct_requests(self, doc: dict[str, Any], ctx: str | list[str], **kwargs: Any) -> Any:
         """The stock requests; the gold answer is checked here, before a model has spent time on the document."""
         self._gold(doc, self.doc_to_choice(doc), where=kwargs.get("metadata"))
@@ -98,7 +106,8 @@ class CalibratedTask(ConfigurableTask):
         probabilities = choice_probabilities([likelihoods], lengths=self._lengths(choices, responses, doc))
         gold = self._gold(doc, choices)
         confidence, correct = confidence_and_correct(probabilities, [gold])
-        inputs = {"confidence": (confidence, correct), "distribution": (probabilities, [gold])}
+        is_gold = np.isin(np.arange(len(choices)), gold)[None, :]
+        inputs = {"confidence": (confidence, correct), "distribution": (probabilities, is_gold)}
         pooled = {
             "confidence": (float(confidence[0]), float(correct[0])),
             "distribution": (probabilities[0].tolist(), gold),
@@ -188,7 +197,10 @@ def _aggregation(metric: Metric, num_bins: int) -> Callable[[list[Any]], float]:
         first, second = zip(*items, strict=True)
         if metric.inputs == "confidence":
             return float(metric.function(np.array(first), np.array(second), **options))
-        return float(metric.function([np.array(row) for row in first], list(second), **options))
+        padded = np.full((len(first), max(map(len, first))), np.nan)
+        for row, probabilities in zip(padded, first, strict=True):
+            row[: len(probabilities)] = probabilities
+        return float(metric.function(padded, list(second), **options))
 
     return aggregate
 
@@ -272,7 +284,7 @@ def load_stock_task(name: str) -> dict[str, Any]:
 
 
 def _stock_path(name: str) -> Path | None:
-    pattern = re.compile(rf"^task:\s*['\"]?{re.escape(name)}['\"]?\s*$".encode(), re.MULTILINE)
+    pattern = re.compile(rf"^['\"]?task['\"]?:\s*['\"]?{re.escape(name)}['\"]?\s*$".encode(), re.MULTILINE)
 
     def declares(paths: Iterable[Path]) -> Path | None:
         return next((path for path in paths if pattern.search(path.read_bytes())), None)

@@ -89,7 +89,7 @@ _NAMES = {
     "quy": "Ayacucho Quechua",
     "skr": "Saraiki",
 }
-_SPELLINGS = {"jp": "ja", "indonesia": "id", "north macedonian": "mk", "tagalog": "fil", "odia": "or"}
+_SPELLINGS = {"jp": "ja", "bengali": "bn", "indonesia": "id", "north macedonian": "mk", "tagalog": "fil", "odia": "or"}
 # Bibliographic and retired codes that CLDR maps to a language beside its ISO 639-3 code.
 _NOT_ISO639_3 = frozenset(
     """alb arm baq bur chi cze dut fre geo ger gre ice mac mao may mol per prp rum scc scr slo tib twi wel

@@ -40,6 +40,13 @@ class _Dumper(yaml.SafeDumper):
 
 
 _Loader.add_constructor("!function", lambda loader, node: Function(loader.construct_scalar(node)))  # type: ignore[arg-type]
+# Prompts on one line: YAML's quoted style folds newlines into blank lines.
+_Dumper.add_representer(
+    str,
+    lambda dumper, value: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", value, style='"' if "\n" in value else None
+    ),
+)
 _Dumper.add_representer(Function, lambda dumper, value: dumper.represent_scalar("!function", str(value)))
 
 
@@ -97,7 +104,10 @@ def read_benchmark(folder: Path) -> Benchmark:
     if words and set(words) != set(languages):
         raise CalibrationValueError(f"{path}: words and languages differ: {sorted(set(words) ^ set(languages))}")
     for code in languages.values():
-        language(code)
+        try:
+            language(code)
+        except CalibrationValueError as error:
+            raise CalibrationValueError(f"{path}: {error}") from None
     return Benchmark(
         name=folder.name,
         title=config["title"],
@@ -130,7 +140,11 @@ def _filled(value: Any, words: dict[str, Any]) -> Any:
 
 
 def _dump(config: dict[str, Any]) -> str:
-    return HEADER + yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    # Lists on one line too, but for the members of a group.
+    text = yaml.dump(
+        config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None
+    )
+    return HEADER + text
 
 
 def _group(name: str, members: list[str]) -> str:
