@@ -20,6 +20,8 @@ GROUP_METRICS = [
     for metric in METRICS.values()
     if metric.live
 ]
+# For wrapped stock groups that weight their tasks (subjects) by size.
+GROUP_METRICS_BY_SIZE = [{**metric, "weight_by_size": True} for metric in GROUP_METRICS]
 
 
 class BenchmarkTask(CalibratedTask):
