@@ -13,10 +13,10 @@ from conftest import write_dataset
 from hash_model import HashModel
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
+from lm_eval_calib.tasks.generate import ROOT, differences, main, read_benchmark, read_benchmarks
 
 from lm_eval_calib.errors import CalibrationValueError
 from lm_eval_calib.harness import resolve_base_task
-from lm_eval_calib.tasks.generate import ROOT, differences, main, read_benchmark, read_benchmarks
 
 MINIMAL = """
 title: T
@@ -35,7 +35,13 @@ def test_drift_is_found_and_mended(tmp_path: Path, capsys: pytest.CaptureFixture
     folder = tmp_path / "nli"
     folder.mkdir()
     (folder / "benchmark.yml").write_text(MINIMAL.format(languages="[sw, en]"))
-    expected = {"_calib_nli.yaml", "_calib_nli_high.yaml", "_calib_nli_low.yaml", "calib_nli_en.yaml", "calib_nli_sw.yaml"}
+    expected = {
+        "_calib_nli.yaml",
+        "_calib_nli_high.yaml",
+        "_calib_nli_low.yaml",
+        "calib_nli_en.yaml",
+        "calib_nli_sw.yaml",
+    }
     assert main(["--root", str(tmp_path)]) == 0
     assert {path.name for path in folder.glob("*.yaml")} == expected
     assert main(["--root", str(tmp_path), "--check"]) == 0
@@ -45,7 +51,14 @@ def test_drift_is_found_and_mended(tmp_path: Path, capsys: pytest.CaptureFixture
     capsys.readouterr()
     assert main(["--root", str(tmp_path), "--check"]) == 1
     assert capsys.readouterr().out.split() == [
-        *("differs:", "nli/calib_nli_en.yaml", "differs:", "nli/calib_nli_fr.yaml", "differs:", "nli/calib_nli_sw.yaml")
+        *(
+            "differs:",
+            "nli/calib_nli_en.yaml",
+            "differs:",
+            "nli/calib_nli_fr.yaml",
+            "differs:",
+            "nli/calib_nli_sw.yaml",
+        )
     ]
     assert main(["--root", str(tmp_path)]) == 0
     assert differences(tmp_path, write=False) == []
@@ -57,7 +70,10 @@ def test_drift_is_found_and_mended(tmp_path: Path, capsys: pytest.CaptureFixture
         (MINIMAL.format(languages="[sw, zz]"), "benchmark.yml: unknown language code 'zz'"),
         (MINIMAL.format(languages="[sw]") + "colour: red", r"unknown key \['colour'\]"),
         ("title: T", r"missing key \['about', 'languages', 'source', 'task'\]"),
-        (MINIMAL.format(languages="[sw]") + "words: {en: {x: y}}", r"words and languages differ: \['en', 'sw'\]"),
+        (
+            MINIMAL.format(languages="[sw]") + "words: {en: {x: y}}",
+            r"words and languages differ: \['en', 'sw'\]",
+        ),
         (MINIMAL.format(languages="[sw]") + "overrides: {en: {x: y}}", r"overrides of \['en'\]"),
     ],
 )
@@ -112,7 +128,9 @@ def test_the_documented_way_to_add_a_benchmark(tmp_path: Path, monkeypatch: pyte
     write_dataset(tmp_path / "someone/quiz", {code: {"test": rows} for code in ("swahili", "english")})
     monkeypatch.chdir(tmp_path)
     manager = TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False)
-    results = simple_evaluate(model=HashModel(), tasks=[f"calib_{name[1]}"], task_manager=manager, bootstrap_iters=0)
+    results = simple_evaluate(
+        model=HashModel(), tasks=[f"calib_{name[1]}"], task_manager=manager, bootstrap_iters=0
+    )
     assert results is not None
     assert {f"calib_{name[1]}_sw", f"calib_{name[1]}_low"} <= set(results["results"])
     assert results["n-samples"][f"calib_{name[1]}_sw"]["effective"] == 6

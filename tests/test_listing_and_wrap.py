@@ -11,12 +11,12 @@ from conftest import write_dataset
 from hash_model import HashModel
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
+from lm_eval_calib.tasks.generate import ROOT
 
 from lm_eval_calib import wrap
 from lm_eval_calib.cli import main
 from lm_eval_calib.errors import CalibrationError
 from lm_eval_calib.harness import task_index
-from lm_eval_calib.tasks.generate import ROOT
 
 pytestmark = pytest.mark.xdist_group("benchmarks")
 
@@ -26,7 +26,12 @@ def test_tasks(capsys: pytest.CaptureFixture[str]) -> None:
     assert Path(capsys.readouterr().out.strip()).samefile(ROOT)
     assert main(["tasks"]) == 0
     rows = capsys.readouterr().out.splitlines()
-    assert next(row for row in rows if row.startswith("calib_global_mmlu ")).split()[1:5] == ["42", "20", "9", "13"]
+    assert next(row for row in rows if row.startswith("calib_global_mmlu ")).split()[1:5] == [
+        "42",
+        "20",
+        "9",
+        "13",
+    ]
     assert main(["tasks", "calib_xnli", "exams"]) == 0
     rows = capsys.readouterr().out.splitlines()
     assert len(rows) == 1 + 15 + 16
@@ -60,9 +65,16 @@ def test_wrapped_group_equals_the_stock_group(
     index: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _wrapped(index, "include_base_44_albanian").write(tmp_path / "out")
-    domains = ["Arts & Humanities", "STEM", "Business & Commerce", "Social Science", "Health oriented education"]
+    domains = [
+        "Arts & Humanities",
+        "STEM",
+        "Business & Commerce",
+        "Social Science",
+        "Health oriented education",
+    ]
     rows = [
-        {"domain": domain, "question": f"Q{i} {domain}", "answer": i % 4} | {f"option_{letter}": letter for letter in "abcd"}
+        {"domain": domain, "question": f"Q{i} {domain}", "answer": i % 4}
+        | {f"option_{letter}": letter for letter in "abcd"}
         for number, domain in enumerate(domains)
         for i in range(3 + number)
     ]

@@ -71,7 +71,9 @@ def test_value_at() -> None:
 
 
 def test_columns() -> None:
-    spec = Rows.from_config(LETTERED | {"select": {"kind": "k"}, "subject": "info.subject", "matches": {"q": "x"}})
+    spec = Rows.from_config(
+        LETTERED | {"select": {"kind": "k"}, "subject": "info.subject", "matches": {"q": "x"}}
+    )
     assert spec.columns() == ["q", "a", "b", "c", "key", "info"]
     assert Rows.from_config(NESTED).columns() == ["o", "key"]
 
