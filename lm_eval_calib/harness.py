@@ -283,6 +283,12 @@ def load_stock_task(name: str) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in ("task", "tag", "task_alias", "metric_list")}
 
 
+def task_index() -> dict[str, Any]:
+    """lm-eval's index of tasks, groups and tags, ours included; takes some seconds."""
+    index: dict[str, Any] = lm_eval.tasks.TaskManager().task_index
+    return index
+
+
 def _stock_path(name: str) -> Path | None:
     pattern = re.compile(rf"^['\"]?task['\"]?:\s*['\"]?{re.escape(name)}['\"]?\s*$".encode(), re.MULTILINE)
 
