@@ -62,8 +62,8 @@ class Rows:
         return cls(**{key: tuple(item) if isinstance(item, list) else item for key, item in config.items()})
 
     def columns(self) -> list[str]:
-        """Names of the top-level columns that are read."""
-        paths = [*self.text, *self.matches, *self.only, *self.select.values()]
+        """Names of the top-level columns that are read whatever is selected."""
+        paths = [*self.text, *self.matches, *self.only]
         for paths_of in (self.choices, self.answers if isinstance(self.answers, str) else ()):
             paths += [paths_of] if isinstance(paths_of, str) else paths_of
         paths += [path for path in (self.answer, self.subject) if path]
