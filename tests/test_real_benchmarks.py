@@ -13,10 +13,9 @@ import yaml
 from hash_model import HashModel
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
-
 from lm_eval_calib.tasks.generate import ROOT, read_benchmark
 
-pytestmark = pytest.mark.xdist_group("benchmarks")
+pytestmark = pytest.mark.xdist_group("real_hub")
 
 
 @pytest.fixture(scope="module")
