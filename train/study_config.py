@@ -59,7 +59,7 @@ class Evaluation:
         model_args: Arguments of `--model_args` besides `pretrained`.
         arguments: Further arguments of `lm_eval run`, such as num_fewshot, limit, batch_size, include_path,
             metadata.
-        normalization: What the report divides log-likelihoods by: none, char, byte or token.
+        normalizations: What the report divides log-likelihoods by: none, char, byte or token; a report each.
         cache: Keep lm-eval's request cache, one an evaluation, so that a killed one continues where it was.
     """
 
@@ -67,7 +67,7 @@ class Evaluation:
     model: str = "hf"
     model_args: Mapping[str, Any] = field(default_factory=dict)
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    normalization: str = "none"
+    normalizations: tuple[str, ...] = ("none",)
     cache: bool = False
 
 
@@ -199,7 +199,7 @@ def _parts(table: Any, kind: type[_Part], where: str) -> dict[str, _Part]:
         _check_keys(entry, kind, f"{where}.{name}")
         lists = {
             key: _strings(entry[key], f"{where}.{name}.{key}")
-            for key in ("tasks", "train_data")
+            for key in ("tasks", "train_data", "normalizations")
             if key in entry
         }
         parts[str(name)] = kind(**{**entry, **lists})
