@@ -20,6 +20,8 @@ GROUP_METRICS = [
     for metric in METRICS.values()
     if metric.live
 ]
+# For wrapped stock groups that weight their tasks (subjects) by size.
+GROUP_METRICS_BY_SIZE = [{**metric, "weight_by_size": True} for metric in GROUP_METRICS]
 
 
 class BenchmarkTask(CalibratedTask):
@@ -75,7 +77,11 @@ class BenchmarkTask(CalibratedTask):
             return rows
         batches = rows.select_columns(columns).iter(batch_size=1000)
         checked = check(
-            (dict(zip(batch, row, strict=True)) for batch in batches for row in zip(*batch.values(), strict=True)),
+            (
+                dict(zip(batch, row, strict=True))
+                for batch in batches
+                for row in zip(*batch.values(), strict=True)
+            ),
             self._rows,
             wanted,
         )
@@ -85,7 +91,10 @@ class BenchmarkTask(CalibratedTask):
                     f"task {self.task_name}: metadata selects {sorted(unknown)} by the column {column!r}, which has "
                     f"only {sorted(checked.seen[column])} in split {split!r}"
                 )
-        self.config.metadata.setdefault("rows", {})[split] = {"read": checked.total, "malformed": checked.malformed}
+        self.config.metadata.setdefault("rows", {})[split] = {
+            "read": checked.total,
+            "malformed": checked.malformed,
+        }
         if checked.malformed:
             count = sum(checked.malformed.values())
             logger.warning(
@@ -164,7 +173,9 @@ class _CheckedSplits(UserDict[str, Any]):
     def __getitem__(self, split: str) -> Any:
         if split not in self._done:
             if split not in self.data:
-                raise CalibrationValueError(f"split {split!r} is not in the data set, which has {sorted(self.data)}")
+                raise CalibrationValueError(
+                    f"split {split!r} is not in the data set, which has {sorted(self.data)}"
+                )
             self.data[split] = self._questions(split, self.data[split])
             self._done.add(split)
         return self.data[split]

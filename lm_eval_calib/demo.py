@@ -34,10 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, then print the table, what it means, and where everything is."""
-    from lm_eval_calib.cldr import languages
+    from lm_eval_calib.cldr import LANGUAGES as KNOWN
 
     codes = [code.strip() for code in arguments.languages.split(",") if code.strip()]
-    unknown = [code for code in codes if code not in languages()]
+    unknown = [code for code in codes if code not in KNOWN]
     if unknown or not codes:
         raise CalibrationError(
             f"--languages: expected codes of the embedded benchmark, got {arguments.languages!r} (unknown: "

@@ -38,7 +38,7 @@ def gold_of(
         target: as logged: an index, its digits, a list, or text.
         choices: texts without the delimiter.
         likelihoods: of the choices.
-        acc: the logged accuracy of the question, or None; it decides where the target can be read in two ways.
+        acc: the logged accuracy of the question, or None; it decides where the target is ambiguous.
         multiple_input: whether the choices stand in the context, so that `target` is their continuation.
         config: the task's entry in `configs`.
         row: the whole row, decoded only if it is needed.
@@ -77,7 +77,9 @@ def _from_target(
             # Digits that are an index and a choice at once: a column of strings is text, a template an index.
             column = config.get("doc_to_target")
             doc = row().get("doc")
-            is_text = isinstance(column, str) and isinstance(doc, Mapping) and isinstance(doc.get(column), str)
+            is_text = (
+                isinstance(column, str) and isinstance(doc, Mapping) and isinstance(doc.get(column), str)
+            )
             readings = [text, value] if is_text else [value, text]
             return [next((r for r in readings if _agrees(r, likelihoods, acc)), readings[0])]
         if text is not None:
@@ -116,7 +118,7 @@ def _from_elsewhere(
     config: Mapping[str, Any],
     row: Mapping[str, Any],
 ) -> list[int]:
-    """From the template that holds the gold of multiple-input tasks, from metrics, or from acc of two choices."""
+    """From the template with the gold of multiple-input tasks, from metrics, or from acc of two choices."""
     if multiple_input:
         index = _rendered(config.get("doc_to_text"), row.get("doc"))
         if index is not None:
@@ -156,7 +158,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
     intercepted_binops = frozenset(["*", "**"])
 
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:  # noqa: ARG002
         if not all(isinstance(value, int | float) and abs(value) < 2**31 for value in (left, right)):
             raise TypeError(operator)
         return left * right if operator == "*" else float(left) ** right

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lm_eval.tasks
 import numpy as np
@@ -190,7 +190,7 @@ def _say_rounded(dtype: str) -> None:
 
 def _aggregation(metric: Metric, num_bins: int) -> Callable[[list[Any]], float]:
     if metric.per_question is not None:
-        return mean  # lm-eval prints a standard error for its own mean only
+        return cast("Callable[[list[Any]], float]", mean)  # lm-eval prints a standard error for its own mean only
     options = {"num_bins": num_bins} if "num_bins" in metric.options else {}
 
     def aggregate(items: list[Any]) -> float:
@@ -281,6 +281,12 @@ def load_stock_task(name: str) -> dict[str, Any]:
             "from doc_to_target; write a YAML of your own with the class line and a doc_to_target"
         )
     return {key: value for key, value in config.items() if key not in ("task", "tag", "task_alias", "metric_list")}
+
+
+def task_index() -> dict[str, Any]:
+    """lm-eval's index of tasks, groups and tags, ours included; takes some seconds."""
+    index: dict[str, Any] = lm_eval.tasks.TaskManager().task_index
+    return index
 
 
 def _stock_path(name: str) -> Path | None:

@@ -7,9 +7,8 @@ import hashlib
 import json
 import re
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,25 +17,21 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from lm_eval_calib.errors import CalibrationValueError, MissingExtraError
-from lm_eval_calib.logrows import REASONS, Log, read_log
+from lm_eval_calib.logfiles import (
+    LogFile,
+    as_runs,
+    find_logs,
+    mapping,
+    read_results,
+    text,
+    told_model,
+)
+from lm_eval_calib.logrows import REASONS
+from lm_eval_calib.logtable import Log, read_log
 from lm_eval_calib.predictions import SCHEMA, Predictions, Problem, TaskRun, concatenate
 from lm_eval_calib.tasknames import is_language, parse_task_name, tier_of
 
-_DATE = r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?"
-_SAMPLES = re.compile(rf"samples_(?P<task>.+)_(?P<date>{_DATE})\.jsonl(?:\.gz)?")
-_RESULTS = re.compile(rf".*results?(?:_(?P<date>{_DATE}))?\.json|.+_(?P<date2>{_DATE})\.json")
-
 Source = str | Path | Sequence["str | Path"] | Mapping[str, "str | Path | Sequence[str | Path]"]
-
-
-@dataclass(frozen=True)
-class LogFile:
-    """A sample log and the results file of the same evaluation."""
-
-    path: Path
-    task: str
-    date: str
-    results: Path | None
 
 
 def load_predictions(
@@ -51,9 +46,9 @@ def load_predictions(
     """Read lm-eval's sample logs, or a predictions table that was written before.
 
     Args:
-        source: a sample log, a results file (its sample logs are read), a folder (searched in depth) or a Parquet
-            file of `Predictions.write_parquet`; a list of them; or a mapping from the names of runs to them.
-            Without names, every model folder is a run with the model's name.
+        source: a sample log, a results file (its sample logs are read), a folder (searched in depth) or a
+            Parquet file of `Predictions.write_parquet`; a list of them; or a mapping from names of runs to
+            them. Without names, every model folder is a run with the model's name.
         languages: from task name (or pattern with `*`) to language code, where the name does not tell.
         tokenizer: name or folder of the model's tokenizer, which fills `choice_tokens`.
         filter: name of the filter to read; by default "none" where a log has it, else the log's first.
@@ -81,8 +76,8 @@ def load_predictions(
                 parts.append(_renamed(Predictions.read_parquet(path), name))
             else:
                 files += find_logs(Path(path))
-        plan += _as_runs(name, files, notes)
-    results = {path: _read_results(path) for path in {log.results for _, log in plan} if path is not None}
+        plan += as_runs(name, files, notes)
+    results = {path: read_results(path) for path in {log.results for _, log in plan} if path is not None}
     count_tokens = _token_counter(tokenizer) if tokenizer else None
     total = sum(log.path.stat().st_size for _, log in plan)
     shown = sys.stderr.isatty() if progress is None else progress
@@ -92,103 +87,6 @@ def load_predictions(
             parts.append(_read(run, log, told, languages or {}, filter, count_tokens, strict, bar.update))
     together = concatenate(parts)
     return replace(together, notes=(*notes, *together.notes))
-
-
-def find_logs(path: Path) -> list[LogFile]:
-    """The sample logs at a path: one file, those of a results file, or all in a folder and below."""
-    if path.is_dir():
-        found = [_log_file(file) for file in sorted(path.rglob("*.jsonl*")) if _is_sample_log(file)]
-        if not found:
-            raise CalibrationValueError(
-                f"{path}: found no sample logs (samples_*.jsonl) in this folder; run lm_eval with --log_samples"
-            )
-        return found
-    if not path.is_file():
-        raise CalibrationValueError(f"{path}: no such file or folder; give a sample log or lm-eval's output folder")
-    if path.suffix == ".json":
-        match = _RESULTS.fullmatch(path.name)
-        date = match and (match["date"] or match["date2"])
-        if match is None:
-            raise CalibrationValueError(
-                f"{path}: expected a sample log (.jsonl), a results file (results_<date>.json) or a folder"
-            )
-        siblings = [file for file in sorted(path.parent.glob("*.jsonl*")) if _is_sample_log(file)]
-        found = [replace(_log_file(file), results=path) for file in siblings if not date or date in file.name]
-        if not found:
-            raise CalibrationValueError(
-                f"{path}: found no sample logs of this evaluation beside it; run lm_eval with --log_samples"
-            )
-        return found
-    return [_log_file(path)]
-
-
-def _is_sample_log(path: Path) -> bool:
-    # 0.4.2 names its logs <model_args>_<task>.jsonl, beside a results.json.
-    return bool(_SAMPLES.fullmatch(path.name)) or (
-        path.suffix == ".jsonl" and (path.parent / "results.json").is_file()
-    )
-
-
-def _log_file(path: Path) -> LogFile:
-    match = _SAMPLES.fullmatch(path.name)
-    if match:
-        date = match["date"]
-        beside = [path.parent / f"results_{date}.json", *sorted(path.parent.glob(f"*_{date}.json"))]
-        return LogFile(path, match["task"], date, next((file for file in beside if file.is_file()), None))
-    results = path.parent / "results.json"
-    if not results.is_file():
-        return LogFile(path, path.name.removesuffix(".gz").removesuffix(".jsonl"), "", None)
-    tasks = _read_results(results).get("configs") or {}
-    task = max((t for t in tasks if path.stem == t or path.stem.endswith(f"_{t}")), key=len, default=path.stem)
-    return LogFile(path, task, "", results)
-
-
-def _as_runs(name: str, files: Sequence[LogFile], notes: list[str]) -> list[tuple[str, LogFile]]:
-    """Give every log its run's name, and keep the latest log of each task of a run."""
-    folders = {folder: folder.name for folder in dict.fromkeys(log.path.resolve().parent for log in files)}
-    if name:
-        models = {(_model_name(log) or folders[log.path.resolve().parent]) for log in files}
-        if len(models) > 1:
-            raise CalibrationValueError(
-                f"run {name!r}: expected the logs of one model, got {len(models)} ({', '.join(sorted(models))}); "
-                "name each model's folder on its own"
-            )
-    elif len(set(folders.values())) < len(folders):
-        # The same model in several output folders: name them by enough of their paths.
-        for depth in range(2, 10):
-            folders = {folder: "/".join(folder.parts[-depth:]) for folder in folders}
-            if len(set(folders.values())) == len(folders):
-                break
-    latest: dict[tuple[str, str], LogFile] = {}
-    older: Counter[str] = Counter()
-    for log in files:
-        key = (name or folders[log.path.resolve().parent], log.task)
-        kept = latest.get(key)
-        if kept is not None and kept.path.resolve() != log.path.resolve():
-            older[key[0]] += 1
-        if kept is None or log.date > kept.date:
-            latest[key] = log
-    for run, count in older.items():
-        notes.append(f"{run}: {count} older sample log{'s' * (count > 1)} of the same tasks passed over")
-    return [(run, log) for (run, _), log in latest.items()]
-
-
-def _model_name(log: LogFile) -> str | None:
-    return _told_model(_read_results(log.results)) if log.results else None
-
-
-@cache
-def _read_results(path: Path) -> dict[str, Any]:
-    try:
-        told = json.loads(path.read_bytes())
-        if not isinstance(told, dict):
-            raise ValueError("it is not a JSON object")
-        return told
-    except (ValueError, RecursionError) as error:
-        raise CalibrationValueError(
-            f"{path}: expected lm-eval's results file, got something else ({error}); copy it again, or remove it to "
-            "read the sample logs without it"
-        ) from error
 
 
 def _read(
@@ -202,12 +100,14 @@ def _read(
     on_bytes: Callable[[int], Any],
 ) -> Predictions:
     """One log as predictions."""
-    config = _mapping(_mapping(told.get("configs")).get(log.task))
+    config = mapping(mapping(told.get("configs")).get(log.task))
     if keep_filter is None and any(
-        key.endswith(",none") for key in _mapping(_mapping(told.get("results")).get(log.task))
+        key.endswith(",none") for key in mapping(mapping(told.get("results")).get(log.task))
     ):
         keep_filter = "none"
-    read = read_log(log.path, config=config, keep_filter=keep_filter, count_tokens=count_tokens, on_bytes=on_bytes)
+    read = read_log(
+        log.path, config=config, keep_filter=keep_filter, count_tokens=count_tokens, on_bytes=on_bytes
+    )
     rows = read.table
     named = parse_task_name(log.task, config)
     forced = next((code for pattern, code in languages.items() if fnmatch.fnmatch(log.task, pattern)), None)
@@ -261,21 +161,28 @@ def _task_run(
     read: Log,
 ) -> TaskRun:
     """What the results file tells about a task; every field is optional in some release."""
-    settings, metadata = _mapping(told.get("config")), _mapping(config.get("metadata"))
-    counts = _mapping(_mapping(told.get("n-samples")).get(log.task))
-    versions, shots = _mapping(told.get("versions")), _mapping(told.get("n-shot"))
+    settings, metadata = mapping(told.get("config")), mapping(config.get("metadata"))
+    counts = mapping(mapping(told.get("n-samples")).get(log.task))
+    versions, shots = mapping(told.get("versions")), mapping(told.get("n-shot"))
     model_args = settings.get("model_args")
     if isinstance(model_args, Mapping):
         model_args = ",".join(f"{key}={value}" for key, value in model_args.items())
     dtype = re.search(r"softmax_dtype=(?:torch\.)?([\w]+)", str(model_args or ""))
     template = told.get("chat_template_sha") or ("yes" if told.get("chat_template") else None)
-    keys = ("doc_to_text", "doc_to_choice", "doc_to_target", "target_delimiter", "fewshot_delimiter", "description")
+    keys = (
+        "doc_to_text",
+        "doc_to_choice",
+        "doc_to_target",
+        "target_delimiter",
+        "fewshot_delimiter",
+        "description",
+    )
     prompt = json.dumps([config.get(key) for key in keys], sort_keys=True, default=str) if config else None
     version = versions.get(log.task)
     num_bins, normalization = metadata.get("num_bins"), metadata.get("normalization")
     return TaskRun(
         run=run,
-        model=_told_model(told) or log.path.resolve().parent.name,
+        model=told_model(told) or log.path.resolve().parent.name,
         task=log.task,
         benchmark=benchmark,
         language=language,
@@ -288,32 +195,15 @@ def _task_run(
         normalization=normalization if isinstance(normalization, str) else None,
         prompt=hashlib.sha256(prompt.encode()).hexdigest()[:12] if prompt else None,
         chat_template=template if isinstance(template, str) else None,
-        system_instruction=_text(told.get("system_instruction")),
-        lm_eval_version=_text(told.get("lm_eval_version")),
-        transformers_version=_text(told.get("transformers_version")),
-        model_args=_text(model_args),
+        system_instruction=text(told.get("system_instruction")),
+        lm_eval_version=text(told.get("lm_eval_version")),
+        transformers_version=text(told.get("transformers_version")),
+        model_args=text(model_args),
         softmax_dtype=dtype[1] if dtype else None,
         date=log.date or None,
         limit=settings["limit"] if isinstance(settings.get("limit"), int | float) else None,
         disagreements=read.disagreements,
     )
-
-
-def _told_model(told: Mapping[str, Any]) -> str | None:
-    settings = _mapping(told.get("config"))
-    args = settings.get("model_args")
-    pretrained = (
-        args.get("pretrained") if isinstance(args, Mapping) else dict(re.findall(r"(\w+)=([^,]+)", str(args))).get("pretrained")
-    )
-    return _text(told.get("model_name") or pretrained)
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
 
 
 def _integer(value: Any) -> int | None:
@@ -367,21 +257,3 @@ def _token_counter(name: str) -> Callable[[str, str], int]:
         return length(tail[-40:] + continuation) - length(tail[-40:]) if tail else length(continuation)
 
     return count
-
-
-def sources(words: Iterable[str]) -> dict[str, list[str]] | list[str]:
-    """The command line's `[NAME=]PATH ...`: a mapping if they are named, else the paths."""
-    named: dict[str, list[str]] = {}
-    plain: list[str] = []
-    for word in words:
-        name, equals, path = word.partition("=")
-        if equals and name and not Path(word).exists() and "/" not in name:
-            named.setdefault(name, []).append(path)
-        else:
-            plain.append(word)
-    if named and plain:
-        raise CalibrationValueError(
-            f"runs: either all or none have a name, got names for {', '.join(named)} but not for {plain[0]}; "
-            f"write NAME={plain[0]}"
-        )
-    return named or plain

@@ -155,8 +155,8 @@ class Predictions:
     ) -> NDArray[np.float64]:
         """[N, K] probabilities of the choices, padded with NaN.
 
-        `normalization` is none, char, byte or token; None takes what each task's own configuration says (`none`
-        for tasks that are not ours).
+        `normalization` is none, char, byte or token; None takes what each task's own configuration
+        says, which is `none` for tasks that are not ours.
         """
         likelihoods = self.log_likelihoods()
         divisor = np.ones_like(likelihoods)
@@ -182,7 +182,9 @@ class Predictions:
         own = {(task.run, task.task): task.normalization or "none" for task in self.tasks}
         if set(own.values()) <= {"none"}:
             return
-        names = np.array([own.get(key, "none") for key in zip(self.column("run"), self.column("task"), strict=True)])
+        names = np.array(
+            [own.get(key, "none") for key in zip(self.column("run"), self.column("task"), strict=True)]
+        )
         for name in dict.fromkeys(names.tolist()):
             yield name, np.flatnonzero(names == name)
 
@@ -197,8 +199,8 @@ class Predictions:
                 else "the log does not contain the choices' texts; use normalization none"
             )
             raise CalibrationValueError(
-                f"normalization: {name!r} needs the lengths of the choices, which {lengths.null_count:,} questions "
-                f"lack (first: task {task}, {source}); {remedy}"
+                f"normalization: {name!r} needs the lengths of the choices, which {lengths.null_count:,} "
+                f"questions lack (first: task {task}, {source}); {remedy}"
             )
         offsets, values = _lists(lengths)
         padded = _padded(offsets, values.astype(np.float64), width)
@@ -228,7 +230,7 @@ class Predictions:
         return polars.DataFrame(polars.from_arrow(self.table))
 
     def write_parquet(self, path: str | Path) -> Path:
-        """Write table, tasks and problems into one Parquet file, which `read_parquet` and any reader opens."""
+        """Write table, tasks and problems into one Parquet file; `read_parquet` and any reader opens it."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         told = {
@@ -259,8 +261,8 @@ class Predictions:
             )
         except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
             raise CalibrationValueError(
-                f"{path}: expected a predictions table written by lm-eval-calib, got something else ({error}); "
-                "make it again from the sample logs"
+                f"{path}: expected a predictions table written by lm-eval-calib, got something else "
+                f"({error}); make it again from the sample logs"
             ) from error
 
 

@@ -59,7 +59,10 @@ class Rows:
             raise CalibrationValueError(
                 f"task {task}: unknown keys {sorted(unknown)} in 'rows'; expected {sorted(known)}"
             )
-        return cls(**{key: tuple(item) if isinstance(item, list) else item for key, item in config.items()})
+        values: dict[str, Any] = {
+            key: tuple(item) if isinstance(item, list) else item for key, item in config.items()
+        }
+        return cls(**values)
 
     def columns(self) -> list[str]:
         """Names of the top-level columns that are read whatever is selected."""
@@ -162,7 +165,8 @@ def check(rows: Iterable[Mapping[str, Any]], spec: Rows, wanted: Mapping[str, se
         if any(value_at(row, path) != value for path, value in spec.only.items()):
             continue
         values = {
-            column: spec.subject_of(row) if column == spec.subject else str(value_at(row, column)) for column in wanted
+            column: spec.subject_of(row) if column == spec.subject else str(value_at(row, column))
+            for column in wanted
         }
         for column, value in values.items():
             seen[column].add(value)

@@ -42,7 +42,7 @@ _GENERIC = tuple(
     re.compile(pattern)
     for pattern in (
         r"(?P<benchmark>.+?)_(?P<language>[a-z]{3}_[A-Za-z][a-z]{3})(?P<tail>_.+)?",
-        r"(?P<benchmark>.+)_(?P<language>(?!an|as|ba|ch|in|mt|no|om|or|so|te|to)[a-z]{2})(?P<tail>_prompt_\d+)?",
+        r"(?P<benchmark>.+)_(?P<language>(?!an|as|ba|ch|co|in|la|li|ln|lo|mi|mt|my|nb|no|om|or|qu|sc|so|ss|st|te|to)[a-z]{2})(?P<tail>_prompt_\d+)?",
     )
 )
 
@@ -82,7 +82,7 @@ def _is_surely_language(code: str) -> bool:
         return False
     if not head.islower() and not tail:
         return False
-    return is_language(code) and (len(head) == 2 or bool(tail) or language(code).family is not None)
+    return is_language(code) and (bool(tail) or language(code).family is not None)
 
 
 def parse_task_name(task: str, config: Mapping[str, Any] | None = None) -> TaskName:

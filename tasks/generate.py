@@ -104,7 +104,9 @@ def read_benchmark(folder: Path) -> Benchmark:
         languages = {str(code): str(code) for code in languages}
     words = config.get("words", {})
     if words and set(words) != set(languages):
-        raise CalibrationValueError(f"{path}: words and languages differ: {sorted(set(words) ^ set(languages))}")
+        raise CalibrationValueError(
+            f"{path}: words and languages differ: {sorted(set(words) ^ set(languages))}"
+        )
     if unknown := set(config.get("overrides", {})) - set(languages):
         raise CalibrationValueError(f"{path}: overrides of {sorted(unknown)}, which 'languages' lacks")
     for code in languages.values():
@@ -180,7 +182,10 @@ def files(benchmark: Benchmark) -> Iterator[tuple[str, str]]:
         for tier in tiers:
             yield f"_{group}_{tier}.yaml", _group(f"{group}_{tier}", members[tier])
         # Leaf tasks are averaged, so nesting does not weight the tiers.
-        yield f"_{group}.yaml", _group(group, [*(f"{group}_{tier}" for tier in tiers), *members.get(None, [])])
+        yield (
+            f"_{group}.yaml",
+            _group(group, [*(f"{group}_{tier}" for tier in tiers), *members.get(None, [])]),
+        )
     for name, benchmarks in benchmark.groups.items():
         yield f"_{name}.yaml", _group(name, [f"calib_{item}" for item in benchmarks])
 

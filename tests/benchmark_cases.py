@@ -58,12 +58,21 @@ def _global_mmlu(i: int, language: str) -> Row:
     subject = MMLU_SUBJECTS[i % 3]
     row = {"sample_id": f"{subject}/{i}", "subject": subject, "question": f" {language} question {i}\n"}
     row |= {"subject_category": "STEM" if subject != "us_foreign_policy" else "Social Sciences"}
-    return row | _options(i) | {"answer": LETTERS[i * 7 % 4], "cultural_sensitivity_label": "CS" if i % 2 else "CA"}
+    return (
+        row
+        | _options(i)
+        | {"answer": LETTERS[i * 7 % 4], "cultural_sensitivity_label": "CS" if i % 2 else "CA"}
+    )
 
 
 def _mmlu(i: int, _: str) -> Row:
     options = [f"choice {k} of {i}" for k in range(4)]
-    return {"question": f"question {i} ", "subject": MMLU_SUBJECTS[i // 4 % 3], "choices": options, "answer": i * 7 % 4}
+    return {
+        "question": f"question {i} ",
+        "subject": MMLU_SUBJECTS[i // 4 % 3],
+        "choices": options,
+        "answer": i * 7 % 4,
+    }
 
 
 def _mmmlu(i: int, language: str) -> Row:
@@ -93,11 +102,20 @@ def _xcopa(i: int, language: str) -> Row:
 
 def _xstorycloze(i: int, language: str) -> Row:
     row: Row = {f"input_sentence_{k}": f"{language} sentence {k} of {i}." for k in range(1, 5)}
-    return row | {"sentence_quiz1": f"End {i}.", "sentence_quiz2": f"Close {i}.", "answer_right_ending": i % 2 + 1}
+    return row | {
+        "sentence_quiz1": f"End {i}.",
+        "sentence_quiz2": f"Close {i}.",
+        "answer_right_ending": i % 2 + 1,
+    }
 
 
 def _xwinograd(i: int, language: str) -> Row:
-    return {"sentence": f"{language} {i}: _ fell.", "option1": "The cat", "option2": "The cup", "answer": str(i % 2 + 1)}
+    return {
+        "sentence": f"{language} {i}: _ fell.",
+        "option1": "The cat",
+        "option2": "The cup",
+        "answer": str(i % 2 + 1),
+    }
 
 
 def _paws(i: int, language: str) -> Row:
@@ -110,25 +128,44 @@ def _arc_multilingual(i: int, language: str) -> Row:
 
 
 def _hellaswag(i: int, language: str) -> Row:
-    row: Row = {"ind": i, "activity_label": "Cooking", "ctx_a": f"{language} scene {i}.", "ctx_b": "then she" if i % 2 else ""}
+    row: Row = {
+        "ind": i,
+        "activity_label": "Cooking",
+        "ctx_a": f"{language} scene {i}.",
+        "ctx_b": "then she" if i % 2 else "",
+    }
     return row | {"endings": [f"ending {k} of {i}." for k in range(4)], "label": str(i % 4)}
 
 
 def _mmlu_multilingual(i: int, language: str) -> Row:
-    return {"id": f"anatomy/{i}", "instruction": f"{language} question {i}"} | _options(i) | {"answer": LETTERS[i % 4]}
+    return (
+        {"id": f"anatomy/{i}", "instruction": f"{language} question {i}"}
+        | _options(i)
+        | {"answer": LETTERS[i % 4]}
+    )
 
 
 def _afrimmlu(i: int, language: str) -> Row:
     choices = str([f"choice {k} of {i}" for k in range(4)])
     subject = ["global_facts", "elementary_mathematics"][i % 2]
-    return {"subject": subject, "question": f"{language} question {i}", "choices": choices, "answer": LETTERS[i % 4]}
+    return {
+        "subject": subject,
+        "question": f"{language} question {i}",
+        "choices": choices,
+        "answer": LETTERS[i % 4],
+    }
 
 
 def _arc_easy(i: int, _: str) -> Row:
     number = 3 + i % 3
     labels = [str(k + 1) for k in range(number)] if i % 5 == 0 else list(LETTERS[:number])
     texts = [f"choice {k} of {i}" for k in range(number)]
-    return {"id": str(i), "question": f"Question {i}?", "choices": {"text": texts, "label": labels}, "answerKey": labels[i % 3]}
+    return {
+        "id": str(i),
+        "question": f"Question {i}?",
+        "choices": {"text": texts, "label": labels},
+        "answerKey": labels[i % 3],
+    }
 
 
 _BAD_LETTERED: list[Row] = [{"question": "  "}, {"option_c": None}, {"answer": "E"}, {"answer": None}]
@@ -179,8 +216,16 @@ CASES = {
         "global_mmlu/default/{}",
         ["global_mmlu_{}_stem", "global_mmlu_{}_social_sciences"],
     ),
-    "mmlu_prox": Case("li-lab/MMLU-ProX", _prox, {"test": 12, "validation": 12}, _BAD_LETTERED[:1] + [{"option_1": ""}, {"answer": "J", "option_9": None}, {"answer": "?"}], ["sw", "ja"]),
-    "mmlu_prox_lite": Case("li-lab/MMLU-ProX-Lite", _prox, {"test": 12, "validation": 12}, [{"answer": None}], ["fr"]),
+    "mmlu_prox": Case(
+        "li-lab/MMLU-ProX",
+        _prox,
+        {"test": 12, "validation": 12},
+        [{"question": "  "}, {"option_1": ""}, {"answer": "J", "option_9": None}, {"answer": "?"}],
+        ["sw", "ja"],
+    ),
+    "mmlu_prox_lite": Case(
+        "li-lab/MMLU-ProX-Lite", _prox, {"test": 12, "validation": 12}, [{"answer": None}], ["fr"]
+    ),
     "openai_mmmlu": Case(
         "openai/MMMLU",
         _mmmlu,
@@ -198,7 +243,11 @@ CASES = {
         [{"question": ""}, {"option_a": None}, {"answer": 4}],
         ["albanian", "hebrew"],
         "include/default/{}",
-        ["include_base_44_{}_arts_humanities", "include_base_44_{}_stem", "include_base_44_{}_driving_license"],
+        [
+            "include_base_44_{}_arts_humanities",
+            "include_base_44_{}_stem",
+            "include_base_44_{}_driving_license",
+        ],
         str.title,
         shots=0,
     ),
@@ -287,7 +336,14 @@ CASES = {
         lambda _: "all",
     ),
     "hellaswag": Case(
-        "Rowan/hellaswag", _hellaswag, {"validation": 12, "train": 8}, [{"label": ""}], ["en"], "hellaswag", ["hellaswag"], lambda _: "default"
+        "Rowan/hellaswag",
+        _hellaswag,
+        {"validation": 12, "train": 8},
+        [{"label": ""}],
+        ["en"],
+        "hellaswag",
+        ["hellaswag"],
+        lambda _: "default",
     ),
     "arc_easy": Case(
         "allenai/ai2_arc",

@@ -8,6 +8,7 @@ from collections import Counter
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
+
 class HashModel(LM):
     """A model whose log-likelihoods are a hash of the request, and which remembers what it was asked, by task."""
 

@@ -17,9 +17,9 @@ from benchmark_cases import CASES, Case
 from conftest import write_dataset
 from hash_model import HashModel
 from lm_eval.tasks import TaskManager
+from lm_eval_calib.tasks.generate import ROOT, read_benchmark
 
 from lm_eval_calib.errors import CalibrationError
-from lm_eval_calib.tasks.generate import ROOT, read_benchmark
 
 datasets.disable_progress_bars()
 pytestmark = pytest.mark.xdist_group("benchmarks")
@@ -27,7 +27,9 @@ STOCK = Path(str(files("lm_eval.tasks")))
 PROMPTS = Path(__file__).parent / "benchmark_prompts.json"
 
 
-def _rows(case: Case, language: str, count: int, start: int, bad: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _rows(
+    case: Case, language: str, count: int, start: int, bad: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
     rows = [case.row(start + i, language) for i in range(count)]
     # A malformed row after each of the first good ones, so that none of them shifts into a place that hides it.
     for place, change in enumerate(bad):
@@ -46,7 +48,8 @@ def _write(root: Path, name: str, *, bad: bool) -> None:
     if name == "mmlu":  # whose stock tasks read a config a subject
         for subject in sorted({row["subject"] for row in configs["all"]["test"]}):
             configs[subject] = {
-                split: [row for row in rows if row["subject"] == subject] for split, rows in configs["all"].items()
+                split: [row for row in rows if row["subject"] == subject]
+                for split, rows in configs["all"].items()
             }
     write_dataset(root / case.dataset, configs)
 
@@ -66,12 +69,19 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
     return enter
 
 
-def _evaluate(tasks: list[str], folders: list[Path], *, shots: int = 0, **metadata: Any) -> tuple[Any, HashModel]:
+def _evaluate(
+    tasks: list[str], folders: list[Path], *, shots: int = 0, **metadata: Any
+) -> tuple[Any, HashModel]:
     # Only the folders that matter are indexed: the whole of lm-eval takes seconds.
     manager = TaskManager(include_path=list(map(str, folders)), include_defaults=False, metadata=metadata)
     model = HashModel()
     results = lm_eval.simple_evaluate(
-        model=model, tasks=tasks, task_manager=manager, num_fewshot=shots, bootstrap_iters=0, log_samples=False
+        model=model,
+        tasks=tasks,
+        task_manager=manager,
+        num_fewshot=shots,
+        bootstrap_iters=0,
+        log_samples=False,
     )
     return results, model
 
@@ -99,7 +109,9 @@ def test_equals_the_stock_task(name: str, language: str, tmp_path: Path, hub: Hu
         pooled: Counter[tuple[str, str]] = sum((model.asked[task] for task in stock), Counter())
         assert model.asked[ours] == pooled
         sizes = [results["n-samples"][task]["effective"] for task in stock]
-        weighted = sum(results["results"][task]["acc,none"] * size for task, size in zip(stock, sizes, strict=True))
+        weighted = sum(
+            results["results"][task]["acc,none"] * size for task, size in zip(stock, sizes, strict=True)
+        )
         assert sum(sizes) == results["n-samples"][ours]["effective"] == next(iter(case.splits.values()))
         assert results["results"][ours]["acc,none"] == pytest.approx(weighted / sum(sizes), abs=1e-12)
         assert 0 < results["results"][ours]["ece,none"] < 1
@@ -133,7 +145,7 @@ def test_malformed_rows_are_left_out_and_counted(
 
 def test_prompts_are_pinned(tmp_path: Path, hub: Hub, request: pytest.FixtureRequest) -> None:
     prompts: dict[str, Any] = {}
-    for name, case in CASES.items():
+    for name in CASES:
         _write(tmp_path, name, bad=False)
     hub(tmp_path)
     for name, language in ALL:
@@ -180,14 +192,16 @@ def test_metadata_selects(tmp_path: Path, hub: Hub) -> None:
 def test_too_few_examples(tmp_path: Path, hub: Hub) -> None:
     _write(tmp_path, "global_mmlu", bad=False)
     hub(tmp_path)
-    with pytest.raises(CalibrationError, match="asks for 5 examples of subject 'anatomy', the data set has 3"):
+    with pytest.raises(
+        CalibrationError, match="asks for 5 examples of subject 'anatomy', the data set has 3"
+    ):
         _evaluate(["calib_global_mmlu_sw"], [ROOT / "global_mmlu"], shots=5)
 
 
-@pytest.mark.parametrize(("name", "language"), [("xwinograd", "jp"), ("include", "albanian"), ("hellaswag_multilingual", "te")])
-def test_a_question_is_never_its_own_example(
-    name: str, language: str, tmp_path: Path, hub: Hub
-) -> None:
+@pytest.mark.parametrize(
+    ("name", "language"), [("xwinograd", "jp"), ("include", "albanian"), ("hellaswag_multilingual", "te")]
+)
+def test_a_question_is_never_its_own_example(name: str, language: str, tmp_path: Path, hub: Hub) -> None:
     _write(tmp_path, name, bad=False)
     hub(tmp_path)
     task = _task(name, language)

@@ -65,9 +65,7 @@ def label_smoothed_nll(
     pass over the same graph. No double backward.
 
     Raises:
-        CalibrationValueError: an argument out of its range, shapes that do not fit, or a target outside the vocabulary
-            (checked on CPU; on CUDA the check would cost a synchronisation, and such a target is counted as a token
-            whose logit is 0).
+        CalibrationValueError: an argument out of its range, shapes that do not fit, or a target outside the vocabulary.
 
     Source: Szegedy et al. 2016 for the target distribution; Guo et al. 2017 and Lu et al. 2025 (arXiv 2508.00264) for
     what it does to calibration.
@@ -75,23 +73,23 @@ def label_smoothed_nll(
     head = Head(label_smoothing=label_smoothing, softcap=softcap, logit_scale=logit_scale)
     _validate(hidden, weight, bias, targets, head, ignore_index, reduction)
     flat_hidden, flat_targets = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
-    kept = (flat_targets != ignore_index).nonzero().squeeze(1)
-    count = kept.numel()
-    if count < flat_targets.numel():
+    counts = flat_targets != ignore_index
+    outside = counts & ((flat_targets < 0) | (flat_targets >= weight.shape[0]))
+    count, wrong = torch.stack([counts.sum(), outside.sum()]).tolist()  # the one synchronisation on a GPU
+    if wrong:
+        raise CalibrationValueError(
+            f"targets: expected indices from 0 to {weight.shape[0] - 1} or ignore_index ({ignore_index}), got "
+            f"{int(flat_targets[outside][0])} among {wrong} others; a tokenizer with more tokens than the head does this"
+        )
+    kept = counts.nonzero().squeeze(1) if count < flat_targets.numel() else None
+    if kept is not None:
         flat_hidden, flat_targets = flat_hidden.index_select(0, kept), flat_targets.index_select(0, kept)
-    if flat_targets.device.type == "cpu" and count:
-        low, high = int(flat_targets.min()), int(flat_targets.max())
-        if low < 0 or high >= weight.shape[0]:
-            raise CalibrationValueError(
-                f"targets: expected indices from 0 to {weight.shape[0] - 1} or ignore_index ({ignore_index}), got "
-                f"{low if low < 0 else high}; a tokenizer with more tokens than the head has rows does this"
-            )
     scale = None if reduction == "none" else 1.0 if reduction == "sum" else 1 / max(count, 1)
-    result = fused_head(flat_hidden, weight, bias, flat_targets, head, scale)
+    result = fused_head(flat_hidden, weight, bias, flat_targets, head, scale, statistics=False)
     if scale is not None:
         return SmoothedLoss(result.loss, result.nll.sum() * scale)
     shape = targets.shape
-    if count == targets.numel():
+    if kept is None:
         return SmoothedLoss(result.loss.view(shape), result.nll.view(shape))
     loss, nll = (x.new_zeros(targets.numel()).index_copy(0, kept, x).view(shape) for x in (result.loss, result.nll))
     return SmoothedLoss(loss, nll)
@@ -113,11 +111,13 @@ def fused_head(
     targets: torch.Tensor,
     head: Head,
     scale: float | None,
+    *,
+    statistics: bool = True,
 ) -> HeadResult:
     """Loss and statistics of [N, H] hidden states whose [N] targets all count.
 
     `scale` multiplies the sum of the losses; it belongs in here, because the gradients are computed with it and rounded
-    once. None gives one loss a token.
+    once. None gives one loss a token. Without `statistics` entropy and top-1 are meaningless.
     """
     dtype = hidden.dtype
     device = hidden.device.type
@@ -130,7 +130,7 @@ def fused_head(
     needs = torch.is_grad_enabled() and any(
         x is not None and x.requires_grad for x in (hidden, weight, bias)
     )
-    return HeadResult(*FusedHead.apply(hidden, weight, bias, targets, head, scale, dtype, needs))
+    return HeadResult(*FusedHead.apply(hidden, weight, bias, targets, head, scale, dtype, needs, statistics))
 
 
 def _validate(
@@ -149,8 +149,8 @@ def _validate(
         refuse("label_smoothing", "a number from 0 to below 1", head.label_smoothing)
     if head.softcap is not None and not head.softcap > 0:
         refuse("softcap", "a positive number, or None for no soft-cap", head.softcap)
-    if head.logit_scale == 0:
-        refuse("logit_scale", "a factor other than 0", head.logit_scale)
+    if not head.logit_scale > 0:
+        refuse("logit_scale", "a positive factor", head.logit_scale)
     if reduction not in REDUCTIONS:
         refuse("reduction", f"one of {REDUCTIONS}", repr(reduction))
     if weight.ndim != 2 or not weight.shape[0] or hidden.shape[-1:] != weight.shape[1:]:

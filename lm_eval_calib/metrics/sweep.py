@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -42,17 +44,23 @@ def mass_boundaries(counts: Floats, num_bins: Ints, bins: Ints) -> Ints:
         [R, M] the first group whose mid-rank is in that bin or a later one; G where there is none. The rule
         is that of `lm_eval_calib.binning.equal_mass_bins`.
     """
-    rows, width = counts.shape
+    last = counts.shape[1] - 1
     total = counts[:, -1:]
-    # One sorted search for all rows: row r is shifted by r times more than any count.
-    shift = np.arange(rows)[:, None] * (total.max(initial=0.0) + 1)
-    # In whole numbers: a group of which even the last question lies before the boundary cannot reach it.
-    reach = -(-(total.astype(np.int64) * bins) // num_bins)
-    found = np.searchsorted((counts[:, 1:] + shift).ravel(), (reach + shift).ravel(), side="left")
-    first = np.minimum(found.reshape(rows, -1) - np.arange(rows)[:, None] * (width - 1), width - 1)
+    # In whole numbers. A group that even with its last question does not reach the boundary lies before it.
+    first = first_reaching(counts, -(-(total.astype(np.int64) * bins) // num_bins))
+    row = np.arange(counts.shape[0])[:, None]
+    ranks = counts[row, first] + counts[row, np.minimum(first + 1, last)]
+    return np.asarray(first + ((ranks * num_bins < 2 * total * bins) & (first < last)))
+
+
+def first_reaching(counts: Floats, targets: npt.NDArray[Any]) -> Ints:
+    """The first group [R, M] whose cumulative count [R, G + 1] reaches the target [R, M] (at most all)."""
+    rows, width = counts.shape
+    # One sorted search for all rows: each is shifted above the one before.
     row = np.arange(rows)[:, None]
-    ranks = counts[row, first] + counts[row, np.minimum(first + 1, width - 1)]
-    return np.asarray(first + ((ranks * num_bins < 2 * total * bins) & (first < width - 1)))
+    shift = row * (counts[:, -1].max(initial=0.0) + 1)
+    found = np.searchsorted((counts[:, 1:] + shift).ravel(), (targets + shift).ravel(), side="left")
+    return np.asarray(found.reshape(rows, -1) - row * (width - 1))
 
 
 def mass_error(counts: Floats, gaps: Floats, num_bins: int) -> Floats:
