@@ -186,9 +186,7 @@ def _train(study: Study, run: Run, data: Stage | None) -> Stage:
     return Stage(f"train {run.name}", "train", "lm_eval_calib.train", arguments, output, needs, run.name)
 
 
-def _evaluate(
-    study: Study, run: Run, name: str, part: Evaluation, pretrained: str, needs: tuple[str, ...]
-) -> Stage:
+def _evaluate(study: Study, run: Run, name: str, part: Evaluation, pretrained: str, needs: tuple[str, ...]) -> Stage:
     model_args = {**part.model_args, **study.models[run.model].model_args, "pretrained": pretrained}
     pairs = [f"{key}={value}" for key, value in model_args.items()]
     options = {key: _with_data(value, study.data) for key, value in part.arguments.items()}

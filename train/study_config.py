@@ -171,14 +171,10 @@ def _study(config: dict[str, Any], where: str) -> Study:
         "output_dir": Path(str(config["output_dir"])),
     }
     if not NAME.fullmatch(str(config["name"])):
-        raise CalibrationValueError(
-            f"{where}: name: expected letters, digits and ._-, got {config['name']!r}"
-        )
+        raise CalibrationValueError(f"{where}: name: expected letters, digits and ._-, got {config['name']!r}")
     study = Study(**{**config, **parts, "name": str(config["name"])})
     if not isinstance(study.parallel, int) or study.parallel < 1:
-        raise CalibrationValueError(
-            f"{where}: parallel: expected a whole number above 0, got {study.parallel!r}"
-        )
+        raise CalibrationValueError(f"{where}: parallel: expected a whole number above 0, got {study.parallel!r}")
     for name, part in study.instruction_sets.items():
         if not part.train_data and part.english_instructions is None:
             raise CalibrationValueError(
@@ -210,8 +206,7 @@ def _check_keys(config: Mapping[str, Any], kind: type[Any], where: str) -> None:
     known = fields(kind)
     if unknown := sorted(set(config) - {part.name for part in known}):
         raise CalibrationValueError(
-            f"{where}: unknown key {', '.join(map(str, unknown))}; "
-            f"known are {', '.join(part.name for part in known)}"
+            f"{where}: unknown key {', '.join(map(str, unknown))}; known are {', '.join(part.name for part in known)}"
         )
     needed = [part.name for part in known if part.default is MISSING and part.default_factory is MISSING]
     if missing := [name for name in needed if name not in config]:
@@ -247,19 +242,12 @@ def _numbers(
         except (TypeError, ValueError):
             number = float("nan")
         inside = (above is None or number > above) and (least is None or number >= least)
-        inside = (
-            inside
-            and number == number
-            and (below is None or number < below)
-            and (not whole or number % 1 == 0)
-        )
+        inside = inside and number == number and (below is None or number < below) and (not whole or number % 1 == 0)
         if not inside or isinstance(value, bool):
             bounds = [f"above {above}"] * (above is not None) + [f"at least {least}"] * (least is not None)
             bounds += [f"below {below}"] * (below is not None)
             kind = "whole numbers" if whole else "numbers"
-            raise CalibrationValueError(
-                f"{where}: {key}: expected {kind} {' and '.join(bounds)}, got {value!r}"
-            )
+            raise CalibrationValueError(f"{where}: {key}: expected {kind} {' and '.join(bounds)}, got {value!r}")
         numbers.append(number)
     if not numbers or len(set(numbers)) < len(numbers):
         raise CalibrationValueError(f"{where}: {key}: expected different values, got {config[key]!r}")

@@ -28,9 +28,7 @@ OPTIONS = {"resamples": 1000, "confidence_level": 0.95, "num_bins": 15, "seed": 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lm_eval_calib.report.study", description=__doc__.split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m lm_eval_calib.report.study", description=__doc__.split("\n")[0])
     parser.add_argument("design", type=Path, help="what `lm-eval-calib study` wrote about its runs and logs")
     parser.add_argument("--out", type=Path, required=True, help="folder for the report")
     parser.add_argument(
@@ -58,9 +56,7 @@ def read_design(path: Path) -> dict[str, Any]:
     try:
         design: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CalibrationValueError(
-            f"design: expected a study's design-*.json, got {path} ({error})"
-        ) from error
+        raise CalibrationValueError(f"design: expected a study's design-*.json, got {path} ({error})") from error
     if unknown := set(design.get("options", {})) - set(OPTIONS):
         raise CalibrationValueError(
             f"report: unknown option {', '.join(sorted(unknown))}; known are {', '.join(OPTIONS)}"
@@ -78,9 +74,7 @@ def gather(design: Mapping[str, Any], out: Path) -> dict[str, tuple[str, Questio
         folder = out / f"questions-{name}"
         if all(Path(folder).exists() for folders in logs.values() for folder in folders):
             wanted = "token" in evaluation["normalizations"]
-            tokenizers = {
-                run["name"]: run["pretrained"] for run in design["runs"] if wanted and run["pretrained"]
-            }
+            tokenizers = {run["name"]: run["pretrained"] for run in design["runs"] if wanted and run["pretrained"]}
             questions = load_questions(logs, tokenizers=tokenizers)
             for benchmark, part in questions.items():
                 write_questions(folder.with_name(f"{folder.name}-{benchmark}.parquet"), part)
@@ -88,9 +82,7 @@ def gather(design: Mapping[str, Any], out: Path) -> dict[str, tuple[str, Questio
             paths = sorted(out.glob(f"{folder.name}-*.parquet"))
             if not paths:
                 missing = next(f for folders in logs.values() for f in folders if not Path(f).exists())
-                raise CalibrationValueError(
-                    f"design: there are no logs in {missing} and no {folder}-*.parquet"
-                )
+                raise CalibrationValueError(f"design: there are no logs in {missing} and no {folder}-*.parquet")
             questions = {part.benchmark: part for part in map(read_questions, paths)}
         found.update({benchmark: (name, part) for benchmark, part in questions.items()})
     if not found:

@@ -53,9 +53,7 @@ class Questions:
     def __len__(self) -> int:
         return len(self.task)
 
-    def probabilities(
-        self, run: str, *, normalization: str = "none", temperature: Any = 1.0
-    ) -> NDArray[np.float64]:
+    def probabilities(self, run: str, *, normalization: str = "none", temperature: Any = 1.0) -> NDArray[np.float64]:
         """[N, K] probabilities of the choices of one run; `temperature` is one, or one a question."""
         divisor = np.ones_like(self.log_likelihoods[run])
         if normalization != "none":
@@ -90,9 +88,7 @@ def load_questions(
         tokenizer = (tokenizers or {}).get(name)
         if tokenizer is not None:
             tokens[name] = first_with.setdefault(tokenizer, name)
-        parts[name] = load_predictions(
-            {name: list(folders)}, tokenizer=tokenizer if tokens.get(name) == name else None
-        )
+        parts[name] = load_predictions({name: list(folders)}, tokenizer=tokenizer if tokens.get(name) == name else None)
     benchmarks = dict.fromkeys(word for part in parts.values() for word in part.column("benchmark"))
     return {name: _align(name, parts, tokens) for name in benchmarks}
 
@@ -101,9 +97,7 @@ def _align(benchmark: str, parts: Mapping[str, Predictions], tokens: Mapping[str
     own = {name: part.select(part.column("benchmark") == benchmark) for name, part in parts.items()}
     own = {name: part for name, part in own.items() if len(part)}
     places = {
-        name: {
-            key: row for row, key in enumerate(zip(part.column("task"), part.column("doc_hash"), strict=True))
-        }
+        name: {key: row for row, key in enumerate(zip(part.column("task"), part.column("doc_hash"), strict=True))}
         for name, part in own.items()
     }
     shared = set.intersection(*(set(place) for place in places.values()))
@@ -154,9 +148,7 @@ def clusters(benchmark: str, task: NDArray[Any], doc_id: NDArray[np.int64]) -> N
     if benchmark == "calib_cldr":
         from lm_eval_calib.cldr import questions
 
-        names = {
-            name: [row["id"] for row in questions(name.removeprefix("calib_cldr_"))] for name in set(task)
-        }
+        names = {name: [row["id"] for row in questions(name.removeprefix("calib_cldr_"))] for name in set(task)}
         keys: list[Any] = [names[name][number] for name, number in zip(task, doc_id, strict=True)]
     else:
         sizes = {name: int(doc_id[task == name].max()) for name in set(task)}
@@ -197,9 +189,7 @@ def write_questions(path: Path, questions: Questions) -> Path:
     meta = {_META: json.dumps(told).encode()}
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.part")
-    pq.write_table(
-        pa.table(columns).replace_schema_metadata(meta), beside, compression="zstd", compression_level=12
-    )
+    pq.write_table(pa.table(columns).replace_schema_metadata(meta), beside, compression="zstd", compression_level=12)
     beside.replace(path)
     return path
 
@@ -220,9 +210,7 @@ def read_questions(path: Path) -> Questions:
         cluster=np.asarray(table["cluster"].to_numpy(), dtype=np.int64),
         gold=np.nan_to_num(gold).astype(np.bool_),
         lengths={name[7:]: _padded(table[name]) for name in table.column_names if name.startswith("length:")},
-        log_likelihoods={
-            name[3:]: _padded(table[name]) for name in table.column_names if name.startswith("ll:")
-        },
+        log_likelihoods={name[3:]: _padded(table[name]) for name in table.column_names if name.startswith("ll:")},
         tokens=told["tokens"],
         dropped=told["dropped"],
     )

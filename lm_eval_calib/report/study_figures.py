@@ -20,9 +20,7 @@ def draw(table: Sequence[Row], comparison: Comparison, out: Path) -> Path:
 
     benchmark, normalization = comparison.questions.benchmark, comparison.normalization
     own = [row for row in table if row["benchmark"] == benchmark and row["normalization"] == normalization]
-    settings = list(
-        dict.fromkeys((r["instruction_set"], r["learning_rate"]) for r in own if r["instruction_set"])
-    )
+    settings = list(dict.fromkeys((r["instruction_set"], r["learning_rate"]) for r in own if r["instruction_set"]))
     figure = Figure(figsize=(3.1 * len(METRICS) + 1.2, 2.5 * len(settings) + 0.7), layout="constrained")
     axes = figure.subplots(len(settings), len(METRICS), squeeze=False, sharey="col")
     for line, (data, rate) in enumerate(settings):
@@ -40,9 +38,7 @@ def draw(table: Sequence[Row], comparison: Comparison, out: Path) -> Path:
                 tuned.sort(key=lambda r: r["label_smoothing"])
                 x, y = [r["label_smoothing"] for r in tuned], [r["value"] for r in tuned]
                 error = [[r["value"] - r["low"] for r in tuned], [r["high"] - r["value"] for r in tuned]]
-                axis.errorbar(
-                    x, y, yerr=error, color=colour, marker="o", ms=4, lw=1.4, capsize=2, label=scope
-                )
+                axis.errorbar(x, y, yerr=error, color=colour, marker="o", ms=4, lw=1.4, capsize=2, label=scope)
                 for base in own:
                     if base["instruction_set"] is None and (
                         base["comparison"],
@@ -65,9 +61,7 @@ def draw(table: Sequence[Row], comparison: Comparison, out: Path) -> Path:
                 axis.set_xlabel("label smoothing", fontsize=9)
             axis.tick_params(labelsize=8)
     handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside right upper", fontsize=8, title="tier", title_fontsize=8, frameon=False
-    )
+    figure.legend(handles, labels, loc="outside right upper", fontsize=8, title="tier", title_fontsize=8, frameon=False)
     figure.suptitle(f"{benchmark}, normalisation {normalization} (dotted: before tuning)", fontsize=10)
     path = out / f"study-{benchmark}-{normalization}.png"
     figure.savefig(path, dpi=150)

@@ -97,9 +97,7 @@ class Comparison:
         """Metrics by language of one run, as it is or temperature-scaled."""
         if (run, scaling) not in self._cache:
             temperature = self.temperatures(run, scaling) if scaling else 1.0
-            probabilities = self.questions.probabilities(
-                run, normalization=self.normalization, temperature=temperature
-            )
+            probabilities = self.questions.probabilities(run, normalization=self.normalization, temperature=temperature)
             self._cache[run, scaling] = self._metrics(probabilities)
         return self._cache[run, scaling]
 
@@ -263,9 +261,7 @@ def rows(comparison: Comparison, runs: Sequence[Mapping[str, Any]]) -> Iterator[
     scopes = [scope for scope in SCOPES if comparison.languages_of(scope)]
     common = {"benchmark": comparison.questions.benchmark, "normalization": comparison.normalization}
 
-    def row(
-        where: Mapping[str, Any], what: str, scope: str, metric: str, estimate: Estimate
-    ) -> dict[str, Any]:
+    def row(where: Mapping[str, Any], what: str, scope: str, metric: str, estimate: Estimate) -> dict[str, Any]:
         found = {"scope": scope, "languages": len(comparison.languages_of(scope)), "metric": metric}
         return {**common, **where, "comparison": what, **found, **estimate.__dict__}
 
@@ -279,9 +275,7 @@ def rows(comparison: Comparison, runs: Sequence[Mapping[str, Any]]) -> Iterator[
             }
             for scope in scopes:
                 for metric in METRICS:
-                    yield row(
-                        where, "level", scope, metric, comparison.level_of([run["name"]], scope, metric)
-                    )
+                    yield row(where, "level", scope, metric, comparison.level_of([run["name"]], scope, metric))
                     scaled = comparison.level_of([run["name"]], scope, metric, scaling=SCALED)
                     yield row(where, "level scaled", scope, metric, scaled)
     for setting in settings(runs, available):

@@ -76,11 +76,7 @@ def section(part: Mapping[str, Any], table: Sequence[Row]) -> list[str]:
         f"## {part['benchmark']}, normalisation {part['normalization']}",
         "",
         f"{part['questions']:,} questions in {part['languages']} languages ({tiers}), {part['runs']} runs"
-        + (
-            f"; {part['dropped']:,} questions were not answered by all runs and are left out"
-            if part["dropped"]
-            else ""
-        )
+        + (f"; {part['dropped']:,} questions were not answered by all runs and are left out" if part["dropped"] else "")
         + ".",
         "",
     ]
@@ -92,9 +88,7 @@ def section(part: Mapping[str, Any], table: Sequence[Row]) -> list[str]:
 def by_setting(table: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
     """The rows of each model, instruction set and learning rate that were tuned."""
     keys = dict.fromkeys(
-        (row["model"], row["instruction_set"], row["learning_rate"])
-        for row in table
-        if row["instruction_set"]
+        (row["model"], row["instruction_set"], row["learning_rate"]) for row in table if row["instruction_set"]
     )
     for key in keys:
         own = [row for row in table if (row["model"], row["instruction_set"], row["learning_rate"]) == key]
@@ -109,18 +103,12 @@ def answers(table: Sequence[Row]) -> list[str]:
     for scope in scopes:
         change = {metric: find(table, "tuned - base", scope, metric) for metric in SHOWN}
         if all(change.values()):
-            told = ", ".join(
-                _moved(NAMES[metric], change[metric]) for metric in ("confidence", "acc", "ece", "rms_ce")
-            )
+            told = ", ".join(_moved(NAMES[metric], change[metric]) for metric in ("confidence", "acc", "ece", "rms_ce"))
             lines.append(
-                f"- **{scope}** ({_languages(change['acc'])}), tuned without smoothing: {told}. "
-                + effect(change)
+                f"- **{scope}** ({_languages(change['acc'])}), tuned without smoothing: {told}. " + effect(change)
             )
         for factor in factors:
-            gain = {
-                m: find(table, "smoothed - unsmoothed", scope, m, factor)
-                for m in ("ece", "acc", "confidence")
-            }
+            gain = {m: find(table, "smoothed - unsmoothed", scope, m, factor) for m in ("ece", "acc", "confidence")}
             rival = find(table, "smoothed - scaled", scope, "ece", factor)
             if all(gain.values()) and rival:
                 told = ", ".join(_moved(NAMES[metric], row) for metric, row in gain.items())
@@ -170,9 +158,7 @@ def levels(table: Sequence[Row]) -> list[str]:
         name += ", temperature-scaled" if what == "level scaled" else ""
         for scope in scopes:
             cells = [
-                f"{row['value']:.3f}" if row else ""
-                for metric in metrics
-                for row in [_row(table, *key, scope, metric)]
+                f"{row['value']:.3f}" if row else "" for metric in metrics for row in [_row(table, *key, scope, metric)]
             ]
             lines.append(f"| {name} | {scope} | " + " | ".join(cells) + " |")
     return lines
@@ -202,15 +188,11 @@ def differences(table: Sequence[Row]) -> list[str]:
                 for row in [_row(table, *key, scope, metric)]
             ]
             smoothing = f", smoothing {key[3]:g}" if key[3] else ""
-            lines.append(
-                f"| {key[1]}, {key[2]:g}{smoothing} | {key[4]} | {scope} | " + " | ".join(cells) + " |"
-            )
+            lines.append(f"| {key[1]}, {key[2]:g}{smoothing} | {key[4]} | {scope} | " + " | ".join(cells) + " |")
     return lines
 
 
-def find(
-    table: Sequence[Row], comparison: str, scope: str, metric: str, factor: float | None = None
-) -> Row | None:
+def find(table: Sequence[Row], comparison: str, scope: str, metric: str, factor: float | None = None) -> Row | None:
     """The row of one number, if there is one."""
     for row in table:
         same = (row["comparison"], row["scope"], row["metric"]) == (comparison, scope, metric)
