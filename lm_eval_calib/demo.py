@@ -16,7 +16,7 @@ from typing import Any
 from lm_eval_calib.errors import CalibrationError, MissingExtraError
 from lm_eval_calib.languages import TIERS, language
 
-LANGUAGES = ("en", "zh", "ar", "hi", "id", "bn", "th", "ka", "sw", "am", "yo", "si")  # those of the group calib_cldr_demo: all tiers
+LANGUAGES = ("en", "de", "zh", "ar", "th", "bn", "ka", "el", "sw", "am", "te", "mg")  # the group calib_cldr_demo
 LICENCE = "Gemma is provided under and subject to the Gemma Terms of Use: https://ai.google.dev/gemma/terms"
 COLUMNS = ("acc", "confidence", "overconfidence", "ece", "rms_ce", "brier", "nll")
 
