@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--languages", default=",".join(LANGUAGES), help="codes of the embedded benchmark (default: %(default)s)"
     )
-    parser.add_argument("--limit", type=int, help="questions a language (default: all)")
+    parser.add_argument("--limit", type=int, default=100, help="questions a language (default: %(default)s; 0: all)")
     parser.add_argument("--out", type=Path, default=Path("demo-output"), help="folder for all results")
     parser.add_argument("--device", help="as in lm_eval: cpu, cuda, ... (default: cuda where there is one)")
 
