@@ -208,6 +208,21 @@ def test_a_question_is_never_its_own_example(name: str, language: str, tmp_path:
         assert context.count(question[-30:]) == 1
 
 
+def test_reseeding_draws_the_same_examples(tmp_path: Path, hub: Hub) -> None:
+    _write(tmp_path, "global_mmlu_lite", bad=False)
+    hub(tmp_path)
+    manager = TaskManager(include_path=str(ROOT / "global_mmlu_lite"), include_defaults=False)
+    task = manager.load("calib_global_mmlu_lite_ar")["tasks"]["calib_global_mmlu_lite_ar"]
+
+    def prompts(seed: int) -> list[str]:
+        task.set_fewshot_seed(seed)
+        return [task.fewshot_context(doc, num_fewshot=2) for doc in task.task_docs]
+
+    first = prompts(1)
+    assert prompts(2) != first
+    assert prompts(1) == first
+
+
 def test_examples_are_read_when_needed(tmp_path: Path, hub: Hub) -> None:
     _write(tmp_path, "xnli", bad=False)
     hub(tmp_path)
