@@ -130,12 +130,23 @@ class Predictions:
         """A column as a NumPy array; strings as objects, None where null."""
         column = self.table[name]
         if pa.types.is_dictionary(column.type):
-            # Decoded through the dictionary: a string object a distinct value, not a row.
-            column = column.unify_dictionaries().combine_chunks()
-            array = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
-            words = np.array([*array.dictionary.to_pylist(), None], dtype=object)
-            return np.asarray(words[pc.fill_null(array.indices, len(words) - 1).to_numpy()])
+            values, codes = self.words(name)
+            # A string object a distinct value, not a row.
+            return np.array([*values, None], dtype=object)[codes]
         return np.asarray(column.to_numpy())
+
+    def words(self, name: str) -> tuple[list[str | None], NDArray[np.int64]]:
+        """The distinct values of a column of words or hashes, null among them, and [N] codes into them."""
+        column = self.table[name]
+        if not len(column):
+            return [], np.zeros(0, np.int64)
+        if not pa.types.is_dictionary(column.type):
+            column = pc.dictionary_encode(column)
+        array = pa.concat_arrays(column.unify_dictionaries().chunks)
+        values = [*array.dictionary.to_pylist(), None]
+        codes = pc.fill_null(array.indices, len(values) - 1).to_numpy()
+        used, codes = np.unique(codes, return_inverse=True)
+        return [values[code] for code in used], codes.astype(np.int64)
 
     def select(self, mask: NDArray[np.bool_]) -> Predictions:
         """The questions that a boolean mask selects."""
