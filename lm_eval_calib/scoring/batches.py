@@ -67,6 +67,10 @@ def tree_rows(group: Group, requests: Sequence[Request], *, row_tokens: int, pre
 
     `row_tokens=0` gives each tree a row of its own.
     """
+    # Rows of one length need no padding, so no row is filled further than all of them have to be.
+    total, largest = sum(tree.size for tree in group.trees), max(tree.size for tree in group.trees)
+    if row_tokens:
+        row_tokens = min(row_tokens, -(-total // -(-total // row_tokens)) + largest // 2)
     bins: list[list[Tree]] = []
     space: list[tuple[int, int]] = []  # (free tokens, bin), sorted
     for tree in sorted(group.trees, key=lambda tree: -tree.size):
