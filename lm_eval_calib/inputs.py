@@ -44,7 +44,7 @@ def numeric(values: Any, name: str, *, ndim: int) -> npt.NDArray[Any]:
 def check_confidence(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> tuple[Floats, Bools]:
     """Confidence as float64 in [0, 1] and correctness as booleans, one of each a question."""
     values = numeric(confidence, "confidence", ndim=1).astype(np.float64, copy=False)
-    right = numeric(correct, "correct", ndim=1)
+    right = check_correct(correct, "correct")
     if values.shape != right.shape:
         raise CalibrationValueError(
             f"correct: expected as many entries as confidence has ({values.size}), got {right.size}"
@@ -56,15 +56,22 @@ def check_confidence(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> tuple
             f"confidence: expected probabilities in [0, 1], got {values[row]} at row {row} "
             f"({int(bad.sum())} such rows); drop missing rows, turn logits or percentages into probabilities"
         )
-    if right.dtype.kind != "b":
-        bad = (right != 0) & (right != 1)
-        if bad.any():
-            row = int(bad.argmax())
-            raise CalibrationValueError(
-                f"correct: expected booleans or 0 and 1, got {right[row]} at row {row}; pass whether the "
-                "most probable choice was right, not a label or a score"
-            )
-    return values, right.astype(np.bool_, copy=False)
+    return values, right
+
+
+def check_correct(correct: npt.ArrayLike, name: str) -> Bools:
+    """Correctness as booleans [N]."""
+    right = numeric(correct, name, ndim=1)
+    if right.dtype.kind == "b":
+        return right
+    bad = (right != 0) & (right != 1)
+    if bad.any():
+        row = int(bad.argmax())
+        raise CalibrationValueError(
+            f"{name}: expected booleans or 0 and 1, got {right[row]} at row {row}; pass whether the "
+            "most probable choice was right, not a label or a score"
+        )
+    return right.astype(np.bool_)
 
 
 def check_probabilities(probabilities: npt.ArrayLike) -> tuple[Floats, Bools]:

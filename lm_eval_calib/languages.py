@@ -89,11 +89,18 @@ _NAMES = {
     "quy": "Ayacucho Quechua",
     "skr": "Saraiki",
 }
-_SPELLINGS = {"jp": "ja", "bengali": "bn", "indonesia": "id", "north macedonian": "mk", "tagalog": "fil", "odia": "or"}
+_SPELLINGS = {
+    "jp": "ja",
+    "bengali": "bn",
+    "indonesia": "id",
+    "north macedonian": "mk",
+    "tagalog": "fil",
+    "odia": "or",
+}
 # Bibliographic and retired codes that CLDR maps to a language beside its ISO 639-3 code.
 _NOT_ISO639_3 = frozenset(
-    """alb arm baq bur chi cze dut fre geo ger gre ice mac mao may mol per prp rum scc scr slo tib twi wel
-    adp bih cls drh fat""".split()
+    ["alb", "arm", "baq", "bur", "chi", "cze", "dut", "fre", "geo", "ger", "gre", "ice", "mac", "mao", "may"]
+    + ["mol", "per", "prp", "rum", "scc", "scr", "slo", "tib", "twi", "wel", "adp", "bih", "cls", "drh", "fat"]
 )
 
 
@@ -174,7 +181,9 @@ def language(code: str) -> Language:
     if locale_name is None and exists(key):
         locale_name = key
     own_name = Locale.parse(locale_name).languages.get(key) if locale_name else None
-    iso639_3 = word if len(word) == 3 and word not in _NOT_ISO639_3 - {"twi"} else _iso639_3_of().get(key, key)
+    iso639_3 = (
+        word if len(word) == 3 and word not in _NOT_ISO639_3 - {"twi"} else _iso639_3_of().get(key, key)
+    )
     resource_class = _CLASS_OF.get(key)
     return Language(
         code=code,

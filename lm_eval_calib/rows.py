@@ -59,11 +59,14 @@ class Rows:
             raise CalibrationValueError(
                 f"task {task}: unknown keys {sorted(unknown)} in 'rows'; expected {sorted(known)}"
             )
-        return cls(**{key: tuple(item) if isinstance(item, list) else item for key, item in config.items()})
+        values: dict[str, Any] = {
+            key: tuple(item) if isinstance(item, list) else item for key, item in config.items()
+        }
+        return cls(**values)
 
     def columns(self) -> list[str]:
-        """Names of the top-level columns that are read."""
-        paths = [*self.text, *self.matches, *self.only, *self.select.values()]
+        """Names of the top-level columns that are read whatever is selected."""
+        paths = [*self.text, *self.matches, *self.only]
         for paths_of in (self.choices, self.answers if isinstance(self.answers, str) else ()):
             paths += [paths_of] if isinstance(paths_of, str) else paths_of
         paths += [path for path in (self.answer, self.subject) if path]
@@ -162,7 +165,8 @@ def check(rows: Iterable[Mapping[str, Any]], spec: Rows, wanted: Mapping[str, se
         if any(value_at(row, path) != value for path, value in spec.only.items()):
             continue
         values = {
-            column: spec.subject_of(row) if column == spec.subject else str(value_at(row, column)) for column in wanted
+            column: spec.subject_of(row) if column == spec.subject else str(value_at(row, column))
+            for column in wanted
         }
         for column, value in values.items():
             seen[column].add(value)

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent
 HEADER = "# Written by lm_eval_calib.tasks.generate from benchmark.yml; edit that.\n"
 TASK_CLASS = "lm_eval_calib.benchmarks.BenchmarkTask"
 GROUP_METRICS = "lm_eval_calib.benchmarks.GROUP_METRICS"
-KEYS = {"title", "about", "source", "task", "languages", "words", "single", "groups"}
+KEYS = {"title", "about", "source", "task", "languages", "words", "overrides", "single", "groups"}
 
 
 class Function(str):
@@ -61,7 +61,8 @@ class Benchmark:
         source: Paper or data card.
         task: Keys of each task's YAML, with `$language` (the suffix), `$code` and the words to fill in.
         languages: Task suffix -> code of the language.
-        words: Task suffix -> what else differs between the languages.
+        words: Task suffix -> what else to fill in.
+        overrides: Task suffix -> keys that replace those of `task`.
         single: One task without a suffix.
         groups: Further groups, name -> benchmarks.
     """
@@ -73,6 +74,7 @@ class Benchmark:
     task: dict[str, Any]
     languages: dict[str, str]
     words: dict[str, dict[str, Any]]
+    overrides: dict[str, dict[str, Any]]
     single: bool
     groups: dict[str, list[str]]
 
@@ -102,7 +104,11 @@ def read_benchmark(folder: Path) -> Benchmark:
         languages = {str(code): str(code) for code in languages}
     words = config.get("words", {})
     if words and set(words) != set(languages):
-        raise CalibrationValueError(f"{path}: words and languages differ: {sorted(set(words) ^ set(languages))}")
+        raise CalibrationValueError(
+            f"{path}: words and languages differ: {sorted(set(words) ^ set(languages))}"
+        )
+    if unknown := set(config.get("overrides", {})) - set(languages):
+        raise CalibrationValueError(f"{path}: overrides of {sorted(unknown)}, which 'languages' lacks")
     for code in languages.values():
         try:
             language(code)
@@ -116,6 +122,7 @@ def read_benchmark(folder: Path) -> Benchmark:
         task=config["task"],
         languages=languages,
         words=words,
+        overrides=config.get("overrides", {}),
         single=config.get("single", False),
         groups=config.get("groups", {}),
     )
@@ -166,7 +173,7 @@ def files(benchmark: Benchmark) -> Iterator[tuple[str, str]]:
         words = {"language": suffix, "code": code, **benchmark.words.get(suffix, {})}
         # An explicit class, task or output type of the benchmark replaces ours.
         config = {"class": Function(TASK_CLASS), "task": name, "output_type": "multiple_choice"}
-        config.update(_filled(benchmark.task, words))
+        config.update(_filled({**benchmark.task, **benchmark.overrides.get(suffix, {})}, words))
         yield f"{name}.yaml", _dump(config)
         members.setdefault(benchmark.language(suffix).tier, []).append(name)
     group = f"calib_{benchmark.name}"
@@ -175,7 +182,10 @@ def files(benchmark: Benchmark) -> Iterator[tuple[str, str]]:
         for tier in tiers:
             yield f"_{group}_{tier}.yaml", _group(f"{group}_{tier}", members[tier])
         # Leaf tasks are averaged, so nesting does not weight the tiers.
-        yield f"_{group}.yaml", _group(group, [*(f"{group}_{tier}" for tier in tiers), *members.get(None, [])])
+        yield (
+            f"_{group}.yaml",
+            _group(group, [*(f"{group}_{tier}" for tier in tiers), *members.get(None, [])]),
+        )
     for name, benchmarks in benchmark.groups.items():
         yield f"_{name}.yaml", _group(name, [f"calib_{item}" for item in benchmarks])
 

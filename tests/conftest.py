@@ -28,6 +28,10 @@ def shared_data() -> Path:
     return folder
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--pin", action="store_true", help="rewrite the pinned prompts of the benchmarks")
+
+
 @pytest.fixture(scope="session")
 def gemma() -> Path:
     """Gemma 3 270M, ready to load; tests that use it skip without the demo extra."""

@@ -17,12 +17,12 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 def test_nothing_heavy_at_start() -> None:
     heavy = ("lm_eval", "lm_eval_calib", "numpy", "torch", "yaml", "inspect")
     done = python(f"import sys; print(sorted(m for m in sys.modules if m.split('.')[0] in {heavy}))")
-    assert done.stdout.strip() == "['lm_eval_calib', 'lm_eval_calib.autoload']"
+    assert done.stdout.strip() == "[]"
 
 
 def test_switched_off() -> None:
-    done = python("import sys; print('lm_eval_calib' in sys.modules)", LM_EVAL_CALIB_AUTOLOAD="0")
-    assert done.stdout.strip() == "False"
+    done = python("import sys; print([f for f in sys.meta_path if 'Calib' in repr(f)])", LM_EVAL_CALIB_AUTOLOAD="0")
+    assert done.stdout.strip() == "[]"
 
 
 def test_our_folder_stands_between_the_stock_tasks_and_the_users(tmp_path: Path) -> None:
@@ -88,6 +88,16 @@ print(manager.TaskIndex.build.__qualname__)
     assert done.stdout.strip() == "TaskIndex.build"
     assert done.stderr.count("lm-eval-calib could not add its tasks") == 1
     assert "--include_path" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_uninstalled_package_warns_and_breaks_nothing() -> None:
+    done = python(
+        "import sys; sys.modules['lm_eval_calib.autoload'] = None\n"
+        "import lm_eval.tasks.manager as m; print(m.TaskIndex.build.__qualname__)"
+    )
+    assert done.stdout.strip() == "TaskIndex.build"
+    assert done.stderr.count("could not add its tasks") == 1
     assert "Traceback" not in done.stderr
 
 

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from lm_eval_calib.inputs import Bools, Floats
-from lm_eval_calib.metrics import accuracy, binned, proper, ranking
+from lm_eval_calib.metrics import accuracy, binned, classwise, proper, ranking, smooth, sweep
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ class Metric:
 _BINS = ("num_bins",)
 _GUO = "Guo et al. 2017, On Calibration of Modern Neural Networks"
 _KUMAR = "Kumar et al. 2019, Verified Uncertainty Calibration"
+_NIXON = "Nixon et al. 2019, Measuring Calibration in Deep Learning"
+_MURPHY = "Murphy 1973, A New Vector Partition of the Probability Score"
 
 _ALL = (
     Metric(
@@ -56,7 +58,7 @@ _ALL = (
         accuracy.acc,
         "confidence",
         higher_is_better=True,
-        citation="lm-evaluation-harness",
+        citation="Gao et al. 2024, The Language Model Evaluation Harness",
         per_question=accuracy.correct_values,
     ),
     Metric(
@@ -78,13 +80,7 @@ _ALL = (
     ),
     Metric("ece", binned.ece, "confidence", _BINS, citation=_GUO),
     Metric("rms_ce", binned.rms_ce, "confidence", _BINS, citation=_KUMAR),
-    Metric(
-        "ace",
-        binned.ace,
-        "confidence",
-        _BINS,
-        citation="Nixon et al. 2019, Measuring Calibration in Deep Learning",
-    ),
+    Metric("ace", binned.ace, "confidence", _BINS, citation=_NIXON),
     Metric(
         "mce",
         binned.mce,
@@ -92,7 +88,21 @@ _ALL = (
         _BINS,
         citation="Naeini et al. 2015, Obtaining Well Calibrated Probabilities Using Bayesian Binning",
     ),
+    Metric("classwise_ece", classwise.classwise_ece, "distribution", _BINS, citation=_NIXON),
     Metric("rms_ce_debiased", binned.rms_ce_debiased, "confidence", _BINS, citation=_KUMAR),
+    Metric(
+        "ece_sweep",
+        sweep.ece_sweep,
+        "confidence",
+        citation="Roelofs et al. 2022, Mitigating Bias in Calibration Error Estimation",
+        live=False,
+    ),
+    Metric(
+        "smooth_ece",
+        smooth.smooth_ece,
+        "confidence",
+        citation="Błasiok and Nakkiran 2023, Smooth ECE",
+    ),
     Metric(
         "brier",
         proper.brier,
@@ -100,6 +110,33 @@ _ALL = (
         range=(0.0, 2.0),
         citation="Brier 1950, Verification of Forecasts Expressed in Terms of Probability",
         per_question=proper.brier_values,
+    ),
+    Metric(
+        "brier_reliability",
+        classwise.brier_reliability,
+        "distribution",
+        _BINS,
+        range=(0.0, 2.0),
+        citation=_MURPHY,
+        live=False,
+    ),
+    Metric(
+        "brier_resolution",
+        classwise.brier_resolution,
+        "distribution",
+        _BINS,
+        higher_is_better=True,
+        citation=_MURPHY,
+        live=False,
+    ),
+    Metric(
+        "brier_uncertainty",
+        classwise.brier_uncertainty,
+        "distribution",
+        _BINS,
+        higher_is_better=None,
+        citation=_MURPHY,
+        live=False,
     ),
     Metric(
         "nll",
@@ -125,6 +162,21 @@ _ALL = (
         "confidence",
         higher_is_better=True,
         citation="Hendrycks and Gimpel 2017, A Baseline for Detecting Misclassified Examples",
+    ),
+    Metric(
+        "aurc",
+        ranking.aurc,
+        "confidence",
+        citation="Geifman et al. 2019, Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers",
+    ),
+    Metric(
+        "accuracy_at_coverage",
+        ranking.accuracy_at_coverage,
+        "confidence",
+        ("coverage",),
+        higher_is_better=True,
+        citation="El-Yaniv and Wiener 2010, On the Foundations of Noise-free Selective Classification",
+        live=False,
     ),
 )
 

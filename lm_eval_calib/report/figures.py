@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lm_eval_calib.binning import bin_statistics
+from lm_eval_calib.binning import Scheme, bin_statistics
 from lm_eval_calib.errors import CalibrationValueError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -55,13 +55,13 @@ def wilson_interval(
 
 
 def prepare_reliability_diagram(
-    confidence: ArrayLike, correct: ArrayLike, *, num_bins: int = 15, scheme: str = "equal_width"
+    confidence: ArrayLike, correct: ArrayLike, *, num_bins: int = 15, scheme: Scheme = "equal_width"
 ) -> ReliabilityDiagram:
     """Bin confidences as the metrics do and add a 95 % Wilson interval to each bin's accuracy.
 
     `confidence` is [N] in [0, 1], `correct` [N] of 0 and 1; `scheme` is "equal_width" or "equal_mass". The
-    expected calibration error of the diagram is the count-weighted mean of |accuracy - confidence| over its bins
-    (Guo et al. 2017), NaN for no questions.
+    expected calibration error of the diagram is the count-weighted mean of |accuracy - confidence| over its
+    bins (Guo et al. 2017), NaN for no questions.
     """
     statistics = bin_statistics(confidence, correct, num_bins=num_bins, scheme=scheme)
     edges = np.asarray(statistics.edges, float)
@@ -144,7 +144,7 @@ def plot_reliability_diagram(
         diagram.accuracy,
         s=7 + 110 * diagram.counts / max(diagram.n, 1),
         color=color,
-        alpha=strength,
+        alpha=strength,  # type: ignore[arg-type]  # matplotlib takes one a point
         edgecolors="white",
         linewidths=0.6,
         zorder=5,

@@ -1,0 +1,339 @@
+"""Intervals, differences and tests for metrics, by resampling questions.
+
+Most users need `bootstrap` (one group) and `paired_bootstrap` (two models on the same questions). Reports
+call `replicate` once for all their groups (languages of several runs): its resamples are of questions, so
+that groups with the same questions share them, and `average` and `difference` of groups keep what the
+questions have in common.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from lm_eval_calib.draws import Draws, draws_of
+from lm_eval_calib.errors import CalibrationValueError
+from lm_eval_calib.inputs import Floats, check_positive_int
+from lm_eval_calib.metrics import Metric
+from lm_eval_calib.questions import Questions
+from lm_eval_calib.resampling import Block, Prepared
+
+Method = Literal["percentile", "basic"]
+Key = TypeVar("Key", bound=Hashable)
+Chosen = str | Metric | Iterable[str | Metric] | None
+
+# Entries of a block of resamples: large enough that Python costs nothing, small enough for the caches.
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A metric with its sampling error.
+
+    Attributes:
+        value: the metric of the data.
+        low, high: the ends of the interval; NaN where no resample defines the metric.
+        stderr: the standard deviation of the metric over resamples.
+        level: of confidence, such as 0.95.
+        method: "percentile" or "basic".
+        undefined: resamples in which the metric is NaN, which are left out.
+    """
+
+    value: float
+    low: float
+    high: float
+    stderr: float
+    level: float
+    method: Method
+    undefined: int
+
+
+@dataclass(frozen=True)
+class Difference(Interval):
+    """The metric of the second minus that of the first, on the same questions.
+
+    Attributes:
+        p_value: two-sided: twice the smaller share of resamples on either side of no difference, counted as
+            `(1 + hits) / (1 + resamples)`; it is below 1 - level about when the interval excludes 0.
+    """
+
+    p_value: float
+
+
+@dataclass(frozen=True, eq=False)
+class Replicates:
+    """Metrics of one group on the data and on every resample.
+
+    Attributes:
+        size: questions.
+        values: name -> the metric of the data.
+        replicates: name -> [R] the metric of each resample, NaN where undefined.
+        ranges: name -> lowest and highest possible value.
+        resampling: names the resamples; only replicates of the same resampling may be compared one by one.
+    """
+
+    size: int
+    values: Mapping[str, float]
+    replicates: Mapping[str, Floats]
+    ranges: Mapping[str, tuple[float, float]]
+    resampling: Hashable
+
+    def interval(self, name: str, *, level: float = 0.95, method: Method = "percentile") -> Interval:
+        """The interval of one metric.
+
+        "percentile" takes the quantiles of the replicates; "basic" reflects them at the value, which undoes a
+        bias of the metric to first order, and is clipped to the metric's range.
+        """
+        return Interval(
+            **_summary(self.values[name], self.replicates[name], self.ranges[name], level, method)
+        )
+
+    def intervals(self, *, level: float = 0.95, method: Method = "percentile") -> dict[str, Interval]:
+        """The intervals of all metrics, by name."""
+        return {name: self.interval(name, level=level, method=method) for name in self.values}
+
+
+def bootstrap(
+    questions: Questions,
+    metrics: Chosen = None,
+    *,
+    resamples: int = 1000,
+    level: float = 0.95,
+    method: Method = "percentile",
+    seed: int = 0,
+    strata: npt.ArrayLike | None = None,
+    **options: Any,
+) -> dict[str, Interval]:
+    """Metrics with bootstrap intervals and standard errors.
+
+    Questions are drawn with replacement (Efron and Tibshirani 1993). Example:
+    `bootstrap(Questions.from_confidence(confidence, correct), ["ece", "acc"])["ece"].low`.
+
+    Args:
+        questions: made by `Questions.from_confidence`, `.from_probabilities` or `.from_log_likelihoods`.
+        metrics: names in METRICS or Metric objects; None is all that the data allow. A Metric that is not in
+            METRICS and no mean of per-question values costs a call a resample.
+        resamples: R.
+        level: of confidence, in (0, 1).
+        method: "percentile" or "basic", see `Replicates.interval`.
+        seed: the same seed, size and strata give the same resamples.
+        strata: [N] labels, such as subjects; each label's questions are resampled to their own number.
+        options: `num_bins`, `coverage`.
+
+    Returns:
+        name -> Interval, in the order of `metrics`.
+    """
+    return replicate(
+        {None: questions},
+        metrics,
+        resamples=resamples,
+        seed=seed,
+        strata=None if strata is None else {None: strata},
+        **options,
+    )[None].intervals(level=level, method=method)
+
+
+def paired_bootstrap(
+    first: Questions,
+    second: Questions,
+    metrics: Chosen = None,
+    *,
+    resamples: int = 1000,
+    level: float = 0.95,
+    method: Method = "percentile",
+    seed: int = 0,
+    strata: npt.ArrayLike | None = None,
+    **options: Any,
+) -> dict[str, Difference]:
+    """Differences of metrics between two models that answered the same questions: second minus first.
+
+    Both are evaluated on the same resamples, so that what makes a question hard for both cancels.
+
+    Args:
+        first, second: row i of both is the same question.
+        metrics, resamples, level, method, seed, strata, options: as for `bootstrap`.
+
+    Returns:
+        name -> Difference.
+    """
+    if len(first) != len(second):
+        raise CalibrationValueError(
+            f"second: expected the {len(first)} questions of the first, in their order, got {len(second)}; "
+            "pair them by document hash, or pass ids to replicate"
+        )
+    both = replicate(
+        {0: first, 1: second},
+        metrics,
+        resamples=resamples,
+        seed=seed,
+        strata=None if strata is None else {0: strata, 1: strata},
+        **options,
+    )
+    return difference(both[0], both[1], level=level, method=method)
+
+
+def replicate(
+    groups: Mapping[Key, Questions],
+    metrics: Chosen = None,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    ids: Mapping[Key, Sequence[Hashable] | npt.NDArray[Any]] | None = None,
+    strata: Mapping[Key, npt.ArrayLike] | None = None,
+    workers: int | None = None,
+    progress: Callable[[Key], None] | None = None,
+    **options: Any,
+) -> dict[Key, Replicates]:
+    """Metrics of many groups on resamples that groups with the same questions share.
+
+    Args:
+        groups: key -> questions, such as (run, language) -> questions.
+        metrics, resamples, seed, options: as for `bootstrap`.
+        ids: key -> [N] identity of each question (document id or hash), the same in every language and run.
+            The resamples are then of the union of all ids, and a group's are those of its own ids, whose
+            number varies a little where it does not have them all. Without ids row i is the same question in
+            all groups of a size.
+        strata: key -> [N] labels; with ids, a question has the same label in every group.
+        workers: threads; as many as processors by default. The results do not depend on it.
+        progress: called with a group's key when the group is done.
+
+    Returns:
+        key -> Replicates, in the order of `groups`.
+    """
+    resamples = check_positive_int(resamples, "resamples")
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise CalibrationValueError(f"seed: expected a whole number of at least 0, got {seed!r}")
+    chosen = {key: group.resolve(metrics, options) for key, group in groups.items()}
+    workers = workers or _processors()
+
+    with ThreadPoolExecutor(workers) as pool:
+        draws = draws_of(
+            {key: len(group) for key, group in groups.items()},
+            ids=ids,
+            strata=strata,
+            resamples=resamples,
+            seed=int(seed),
+            mapper=pool.map,
+        )
+
+        def run(key: Key, mapper: Callable[..., Iterable[dict[str, Floats]]]) -> Replicates:
+            result = _replicates(groups[key], chosen[key], options, draws[key], mapper)
+            if progress is not None:
+                progress(key)
+            return result
+
+        # Threads share out the groups where there are enough of them, else the blocks of one.
+        if len(groups) >= 2 * workers:
+            return dict(zip(groups, pool.map(lambda key: run(key, map), groups), strict=True))
+        return {key: run(key, pool.map) for key in groups}
+
+
+def _replicates(
+    group: Questions,
+    metrics: Sequence[Metric],
+    options: Mapping[str, Any],
+    draws: Draws,
+    mapper: Callable[..., Iterable[dict[str, Floats]]],
+) -> Replicates:
+    values = {metric.name: group.value(metric, **options) for metric in metrics}
+    if len(group):
+        prepared = Prepared(group, metrics, options)
+        parts = list(
+            mapper(
+                lambda block: Block(prepared, draws.counts(block, prepared.order)).values(),
+                draws.blocks(max(1, _BLOCK // len(group))),
+            )
+        )
+        replicates = {name: np.concatenate([part[name] for part in parts]) for name in values}
+    else:
+        replicates = {name: np.full(draws.resamples, np.nan) for name in values}
+    return Replicates(
+        size=len(group),
+        values=values,
+        replicates=replicates,
+        ranges={metric.name: metric.range for metric in metrics},
+        resampling=draws.identity,
+    )
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def average(groups: Sequence[Replicates]) -> Replicates:
+    """The unweighted mean over groups, such as the languages of a tier, of metrics and of their replicates.
+
+    From one `replicate` call: what the questions of the groups have in common then stays in the interval of
+    the mean, while groups of unrelated questions count as independent. A metric undefined in one group is
+    undefined in the mean.
+    """
+    if not groups:
+        raise CalibrationValueError("groups: expected at least one to average, got none")
+    resamplings = [group.resampling for group in groups]
+    names = [name for name in groups[0].values if all(name in group.values for group in groups)]
+    return Replicates(
+        size=sum(group.size for group in groups),
+        values={name: float(np.mean([group.values[name] for group in groups])) for name in names},
+        replicates={name: np.mean([group.replicates[name] for group in groups], axis=0) for name in names},
+        ranges={name: groups[0].ranges[name] for name in names},
+        resampling=resamplings[0] if len(set(resamplings)) == 1 else tuple(resamplings),
+    )
+
+
+def difference(
+    first: Replicates, second: Replicates, *, level: float = 0.95, method: Method = "percentile"
+) -> dict[str, Difference]:
+    """Second minus first for every metric that both have; both of the same questions and resamples.
+
+    They come from one `replicate` call, or are averages of groups from one.
+    """
+    if first.resampling != second.resampling:
+        raise CalibrationValueError(
+            "second: expected replicates of the same questions, resamples and seed as the first; call "
+            "replicate once with both, and with ids where their questions differ"
+        )
+    results = {}
+    for name in first.values:
+        if name in second.values:
+            value = second.values[name] - first.values[name]
+            replicates = second.replicates[name] - first.replicates[name]
+            summary = _summary(value, replicates, (-np.inf, np.inf), level, method)
+            # The basic interval excludes 0 when the reflected replicates lie on one side of it.
+            compared = replicates if method == "percentile" else 2 * value - replicates
+            compared = compared[~np.isnan(compared)]
+            sides = [np.count_nonzero(compared <= 0), np.count_nonzero(compared >= 0)]
+            p_value = min(1.0, 2 * (1 + min(sides)) / (1 + compared.size)) if compared.size else float("nan")
+            results[name] = Difference(**summary, p_value=p_value)
+    return results
+
+
+def _summary(
+    value: float, replicates: Floats, limits: tuple[float, float], level: float, method: Method
+) -> dict[str, Any]:
+    if not isinstance(level, float | int) or not 0 < level < 1:
+        raise CalibrationValueError(f"level: expected a number between 0 and 1, such as 0.95, got {level!r}")
+    if method not in ("percentile", "basic"):
+        raise CalibrationValueError(f"method: expected 'percentile' or 'basic', got {method!r}")
+    defined = replicates[~np.isnan(replicates)]
+    low = high = stderr = float("nan")
+    if defined.size:
+        with np.errstate(invalid="ignore"):  # infinite NLL
+            low, high = (float(q) for q in np.quantile(defined, [(1 - level) / 2, (1 + level) / 2]))
+            stderr = float(np.std(defined, ddof=1)) if defined.size > 1 else float("nan")
+            if method == "basic":
+                low, high = (float(np.clip(2 * value - end, *limits)) for end in (high, low))
+    return {
+        "value": value,
+        "low": low,
+        "high": high,
+        "stderr": stderr,
+        "level": float(level),
+        "method": method,
+        "undefined": int(replicates.size - defined.size),
+    }
