@@ -126,7 +126,5 @@ def make_batch(rows: Sequence[Row], columns: int) -> Batch:
         np.concatenate(at),
         np.concatenate(target),
         np.concatenate(request),
-        all(
-            row.prefix < 0 and len(row.pieces) == 1 and bool((row.pieces[0].ends == row.length).all()) for row in rows
-        ),
+        all(row.prefix < 0 and len(row.pieces) == 1 and bool((row.pieces[0].ends == row.length).all()) for row in rows),
     )

@@ -56,7 +56,8 @@ class Budget:
         if self.device.type != "cuda":
             return int(psutil.virtual_memory().available)
         unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
-        return int(torch.cuda.mem_get_info(self.device)[0]) + unused
+        free: int = torch.cuda.mem_get_info(self.device)[0] + unused
+        return free
 
     @contextmanager
     def watch(self, tokens: int) -> Iterator[None]:
