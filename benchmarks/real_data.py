@@ -1,11 +1,11 @@
 """XCOPA and EXAMS with a real model, all languages: python benchmarks/real_data.py --data DIR -- --model hf ...
 
 DIR holds `xcopa/<language>/{val,test}.jsonl` and `exams/{dev,test}.jsonl` as their authors publish them. They are laid
-out as on the hub in `--hub`, stock lm_eval runs there with the arguments after `--`, and a table by language is printed
-from its results file. `--table RESULTS.json` prints the table of a finished run. For example:
+out as on the hub in `--hub`, stock lm_eval runs there with the arguments after `--` (so their paths must be absolute),
+and a table by language is printed from its results file. `--table RESULTS.json` prints the table of a finished run. For example:
 
     python benchmarks/real_data.py --data ../shared/data -- --model hf --batch_size 64 --device cuda:0 \\
-        --model_args pretrained=MODEL,dtype=bfloat16,softmax_dtype=float32 --output_path results
+        --model_args pretrained=MODEL,dtype=bfloat16,softmax_dtype=float32
 """
 
 from __future__ import annotations
@@ -74,19 +74,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--hub", type=Path, default=Path("build/real-hub"))
+    parser.add_argument("--output", type=Path, default=Path("build/real-results"))
     parser.add_argument("--table", type=Path, metavar="RESULTS.json")
     parser.add_argument("arguments", nargs="*", help="for lm_eval run, after --")
     options = parser.parse_args()
     path = options.table
     if path is None:
         local_hub(options.data, options.hub)
-        output = (options.hub / "results").resolve()
         command = [sys.executable, "-m", "lm_eval", "run", "--tasks", ",".join(f"calib_{name}" for name in BENCHMARKS)]
-        command += ["--output_path", str(output), *options.arguments]
+        command += ["--output_path", str(options.output.resolve()), *options.arguments]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str((options.hub / "cache").resolve())}
         subprocess.run(command, cwd=options.hub, env=environment, check=True)
-        folder = Path(command[len(command) - command[::-1].index("--output_path")])
-        path = max(folder.rglob("results_*.json"), key=lambda found: found.stat().st_mtime)
+        path = max(options.output.rglob("results_*.json"), key=lambda found: found.stat().st_mtime)
         print(path)
     print(table(json.loads(path.read_text(encoding="utf-8"))))
     return 0

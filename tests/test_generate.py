@@ -64,6 +64,12 @@ def test_drift_is_found_and_mended(tmp_path: Path, capsys: pytest.CaptureFixture
     assert differences(tmp_path, write=False) == []
 
 
+def test_the_documented_list_is_complete() -> None:
+    page = (CHECKOUT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    for benchmark in read_benchmarks():
+        assert f"| `calib_{benchmark.name}` | {len(benchmark.languages)} |" in page, benchmark.name
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
