@@ -49,10 +49,12 @@ def plan(tokens: int, vocabulary: int, itemsize: int, *, device: str, fused: boo
     elements = budget // itemsize
     chunk = LONGEST_CHUNK
     if device == "cpu" or fused:
-        chunk = max(elements // vocabulary, -(-tokens // MOST_CHUNKS) if fused else 16)
-        # Whole tiles of the matrix product, and chunks of equal size.
+        chunk = elements // vocabulary
+        if chunk >= 128:
+            chunk = chunk // 128 * 128  # whole tiles of the matrix product
+        chunk = max(chunk, _round_up(-(-tokens // MOST_CHUNKS), 128) if fused else 16)
         if 128 <= chunk < tokens:
-            chunk = _round_up(-(-tokens // -(-tokens // (chunk // 128 * 128))), 128)
+            chunk = _round_up(-(-tokens // -(-tokens // chunk)), 128)  # chunks of about equal size
     chunk = max(min(chunk, tokens), 1)
     width = min(max(elements // chunk // 128 * 128, 128), vocabulary)
     ends = [*range(vocabulary - width, 0, -width), 0][::-1]
