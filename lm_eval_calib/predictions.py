@@ -161,9 +161,7 @@ class Predictions:
         mask[rows, values] = True
         return mask
 
-    def probabilities(
-        self, *, normalization: str | None = None, temperature: float = 1.0
-    ) -> NDArray[np.float64]:
+    def probabilities(self, *, normalization: str | None = None, temperature: float = 1.0) -> NDArray[np.float64]:
         """[N, K] probabilities of the choices, padded with NaN.
 
         `normalization` is none, char, byte or token; None takes what each task's own configuration
@@ -193,9 +191,7 @@ class Predictions:
         own = {(task.run, task.task): task.normalization or "none" for task in self.tasks}
         if set(own.values()) <= {"none"}:
             return
-        names = np.array(
-            [own.get(key, "none") for key in zip(self.column("run"), self.column("task"), strict=True)]
-        )
+        names = np.array([own.get(key, "none") for key in zip(self.column("run"), self.column("task"), strict=True)])
         for name in dict.fromkeys(names.tolist()):
             yield name, np.flatnonzero(names == name)
 

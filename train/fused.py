@@ -9,7 +9,6 @@ import torch
 
 from lm_eval_calib.train.kernels import (
     BEFORE,
-    HAS_TRITON,
     MAX,
     SUM_EXP,
     SUM_EXP_Z,
@@ -17,6 +16,8 @@ from lm_eval_calib.train.kernels import (
     TARGET,
     Head,
     accumulation_dtype,
+    columns_of,
+    multiply,
     new_state,
     process_tile,
 )
@@ -26,7 +27,7 @@ MIB = 2**20
 FUSED_TILE, RECOMPUTED_TILE, CPU_TILE = 501 * MIB, 256 * MIB, 256 * MIB
 # A head gradient in 16 bits is rounded once a chunk of tokens; more chunks than this would show in its error.
 MOST_CHUNKS = 16
-FREQUENT_BYTES = 8 * MIB
+FREQUENT_BYTES = 6 * MIB
 LONGEST_CHUNK = 8192
 
 
@@ -120,7 +121,7 @@ class FusedHead(torch.autograd.Function):
             gradients, ctx.gradients = ctx.gradients, None
             for gradient in gradients:
                 if gradient is not None:
-                    _scale(gradient, grad_loss)
+                    multiply(gradient, grad_loss)
             return (*gradients, *nothing)
         hidden, weight, bias, targets, state = ctx.saved_tensors
         row_weights = grad_loss.to(state.dtype) * (1.0 if ctx.scale is None else ctx.scale)
@@ -240,20 +241,15 @@ class FrequentRows:
     """
 
     def __init__(self, targets: torch.Tensor, weight: torch.Tensor) -> None:
-        self.vocabulary, size = weight.shape
-        count = min(max(FREQUENT_BYTES // (4 * size), 64), 2048, self.vocabulary)
-        counts = torch.zeros(self.vocabulary, device=targets.device, dtype=torch.int32)
+        vocabulary, size = weight.shape
+        count = min(FREQUENT_BYTES // (4 * size), 1024) // 64 * 64  # aligned rows for the product
+        counts = torch.zeros(vocabulary, device=targets.device, dtype=torch.int32)
         counts.scatter_add_(0, targets, torch.ones_like(targets, dtype=torch.int32))
-        self.index = counts.topk(count, sorted=False).indices
-        self.sum = torch.zeros(count, size, device=targets.device, dtype=torch.float32)
+        self.index = counts.topk(min(max(count, 64), vocabulary), sorted=False).indices
+        self.sum = torch.zeros(self.index.numel(), size, device=targets.device, dtype=torch.float32)
 
     def add(self, tile: torch.Tensor, start: int, chunk: torch.Tensor, alpha: float) -> None:
-        width = tile.shape[1]
-        local = self.index - start
-        columns = tile.index_select(1, local.clamp(0, width - 1))
-        if width < self.vocabulary:
-            columns *= (local >= 0) & (local < width)
-        _add_product(self.sum, columns.t(), chunk, alpha, keep=True)
+        _add_product(self.sum, columns_of(tile, self.index - start).t(), chunk, alpha, keep=True)
 
 
 def _add_product(into: torch.Tensor, left: torch.Tensor, right: torch.Tensor, alpha: float, *, keep: bool) -> None:
@@ -266,17 +262,3 @@ def _add_product(into: torch.Tensor, left: torch.Tensor, right: torch.Tensor, al
     else:
         # No mixed product on CPU: upcast, since rounding each chunk's product shows in the sum.
         torch.addmm(into, left.to(into.dtype), right.to(into.dtype), beta=beta, alpha=alpha, out=into)
-
-
-def _scale(gradient: torch.Tensor, factor: torch.Tensor) -> None:
-    """In place; the usual factor of 1 costs neither a pass over the gradient nor a synchronisation."""
-    if gradient.is_cuda and HAS_TRITON and gradient.is_contiguous() and gradient.dtype != torch.float64:
-        import triton
-
-        from lm_eval_calib.train.triton_kernels import scale_kernel
-
-        size = gradient.numel()
-        if size:
-            scale_kernel[(min(triton.cdiv(size, 4096), 1024),)](gradient, size, factor.float(), BLOCK=4096)
-    elif gradient.is_cuda or factor != 1:
-        gradient.mul_(factor)

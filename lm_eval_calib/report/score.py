@@ -71,17 +71,13 @@ def read(arguments: argparse.Namespace, words: Sequence[str]) -> Predictions:
     for word in arguments.language:
         task, equals, code = word.rpartition("=")
         if not equals or not task or not code:
-            raise CalibrationValueError(
-                f"--language: expected TASK=CODE, such as 'mytask_*=sw', got {word!r}"
-            )
+            raise CalibrationValueError(f"--language: expected TASK=CODE, such as 'mytask_*=sw', got {word!r}")
         languages[task] = code
     if arguments.normalization == "token" and not arguments.tokenizer:
         # A stored table may hold the lengths already, so that only logs need it.
         stored = all(Path(word.rpartition("=")[2]).suffix == ".parquet" for word in words)
         if not stored:
-            raise CalibrationValueError(
-                "--normalization token needs --tokenizer NAME: logs hold no token counts"
-            )
+            raise CalibrationValueError("--normalization token needs --tokenizer NAME: logs hold no token counts")
     predictions = load_predictions(
         sources(words),
         languages=languages,

@@ -46,10 +46,7 @@ def to_csv(scores: Sequence[Score]) -> str:
     writer.writerow(["run", "task", "benchmark", "language", "language_name", "tier", "subject", "n", *ends])
     for score in scores:
         told = score.to_dict()
-        cells = [
-            told[name]
-            for name in ("run", "task", "benchmark", "language", "language_name", "tier", "subject")
-        ]
+        cells = [told[name] for name in ("run", "task", "benchmark", "language", "language_name", "tier", "subject")]
         numbers: list[float | None] = []
         for metric in metrics:
             value = score.metrics.get(metric)
@@ -99,9 +96,7 @@ def to_table(scores: Sequence[Score]) -> str:
     if len(scores) <= 3:
         header, rows = _wide(scores, metrics)
         turned = [list(column) for column in zip(header, *rows, strict=True)]
-        return _aligned(
-            turned[: _columns(scores)] + turned[_columns(scores) :], left=1, rule=_columns(scores)
-        )
+        return _aligned(turned[: _columns(scores)] + turned[_columns(scores) :], left=1, rule=_columns(scores))
     header, rows = _wide(scores, metrics)
     return _aligned([header, *rows], left=_columns(scores), rule=1)
 
@@ -166,9 +161,7 @@ def _latex(text: str) -> str:
 
 def _width(text: str) -> int:
     """Columns of a terminal: East Asian letters take two, combining marks none."""
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
-    )
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def _aligned(rows: Sequence[Sequence[str]], *, left: int, rule: int) -> str:
