@@ -2,7 +2,8 @@
 
 DIR holds `xcopa/<language>/{val,test}.jsonl` and `exams/{dev,test}.jsonl` as their authors publish them. They are laid
 out as on the hub in `--hub`, stock lm_eval runs there with the arguments after `--` (so their paths must be absolute),
-and a table by language is printed from its results file. `--table RESULTS.json` prints the table of a finished run. For example:
+and a table by language is printed from its results file. `--table RESULTS.json` prints the table of a
+finished run. For example:
 
     python benchmarks/real_data.py --data ../shared/data -- --model hf --batch_size 64 --device cuda:0 \\
         --model_args pretrained=MODEL,dtype=bfloat16,softmax_dtype=float32
