@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lm_eval_calib.errors import CalibrationValueError
-from lm_eval_calib.inputs import Bools, Floats, check_padding, check_probabilities, gold_mask, numeric
+from lm_eval_calib.inputs import Bools, Floats, check_padding, check_probabilities, gold_mask, numeric, row_sums
 
 
 def choice_probabilities(
@@ -44,7 +44,7 @@ def choice_probabilities(
         return np.empty(scores.shape)
     scores -= scores.max(axis=1, keepdims=True)
     np.exp(scores, out=scores)
-    scores /= scores.sum(axis=1, keepdims=True)
+    scores /= row_sums(scores)[:, None]
     scores[~real] = np.nan
     return scores
 

@@ -101,6 +101,14 @@ def check_probabilities(probabilities: npt.ArrayLike) -> tuple[Floats, Bools]:
     return values, real
 
 
+def row_sums(values: Floats) -> Floats:
+    """The sum of each row of [N, K], column by column: padding with zeros then changes no digit, as pairwise sums do."""
+    total = np.zeros(values.shape[0])
+    for column in range(values.shape[1]):
+        total += values[:, column]
+    return total
+
+
 def check_padding(real: Bools, name: str) -> None:
     """Padding may only follow a row's choices, of which there is at least one."""
     if real.shape[1] and (real[:, 1:] & ~real[:, :-1]).any():

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lm_eval_calib.inputs import Bools, Floats, check_probabilities, gold_mask
+from lm_eval_calib.inputs import Bools, Floats, check_probabilities, gold_mask, row_sums
 from lm_eval_calib.metrics.accuracy import mean
 
 
@@ -60,7 +60,7 @@ def _distribution(probabilities: npt.ArrayLike, gold: Any) -> tuple[Floats, Bool
 def brier_values(probabilities: Floats, gold: Bools) -> Floats:
     """Per question: the squared distance to the outcome, from probabilities padded with zeros."""
     others = np.where(gold, 0.0, probabilities)
-    return np.asarray(np.square(1.0 - _gold_probability(probabilities, gold)) + np.square(others).sum(axis=1))
+    return np.asarray(np.square(1.0 - _gold_probability(probabilities, gold)) + row_sums(np.square(others)))
 
 
 def nll_values(probabilities: Floats, gold: Bools) -> Floats:
@@ -72,9 +72,9 @@ def nll_values(probabilities: Floats, gold: Bools) -> Floats:
 def entropy_values(probabilities: Floats, _gold: Bools) -> Floats:
     """Per question: the entropy over its choices."""
     safe = np.where(probabilities > 0, probabilities, 1.0)
-    return np.asarray(np.abs((probabilities * np.log(safe)).sum(axis=1)))
+    return np.asarray(np.abs(row_sums(probabilities * np.log(safe))))
 
 
 def _gold_probability(probabilities: Floats, gold: Bools) -> Floats:
     # The sum over a set of several may pass 1 by rounding.
-    return np.asarray(np.minimum(np.where(gold, probabilities, 0.0).sum(axis=1), 1.0))
+    return np.asarray(np.minimum(row_sums(np.where(gold, probabilities, 0.0)), 1.0))
