@@ -83,7 +83,7 @@ def _reads_task_entry_points(manager: ModuleType) -> bool:
 
 
 def _register_models() -> None:
-    import lm_eval.models  # its own first: lm-eval registers them only into an empty registry
+    import lm_eval.models  # noqa: F401  its own first: lm-eval registers them only into an empty registry
     from lm_eval.api.registry import model_registry
 
     for name, target in MODELS.items():

@@ -209,9 +209,7 @@ def wrong_answers(fact: Fact) -> tuple[str, ...]:
     They are drawn from the answers of other facts, so that what is often right is often offered wrongly too,
     and the most frequent answer is a poor guess.
     """
-    others = (
-        f for f in facts() if (f.kind, f.split) == (fact.kind, fact.split) and f.answer not in fact.also_true
-    )
+    others = (f for f in facts() if (f.kind, f.split) == (fact.kind, fact.split) and f.answer not in fact.also_true)
     ranked = sorted(others, key=lambda other: rank("choice", fact.id, other.id))
     return tuple(dict.fromkeys(other.answer for other in ranked))
 
@@ -219,9 +217,7 @@ def wrong_answers(fact: Fact) -> tuple[str, ...]:
 @functools.cache
 def examples(fact: Fact) -> tuple[Fact, ...]:
     """Facts of the train part for the solved lines above a question, in the order in which it takes them."""
-    known = (
-        f for f in facts() if (f.kind, f.split) == (fact.kind, "train") and f.territory != fact.territory
-    )
+    known = (f for f in facts() if (f.kind, f.split) == (fact.kind, "train") and f.territory != fact.territory)
     return tuple(sorted(known, key=lambda example: rank("example", fact.id, example.id)))
 
 
@@ -280,9 +276,7 @@ def dataset(*, language: str, kinds: Sequence[str] = KINDS, **metadata: Any) -> 
         say_other_version(babel.__version__)
     parts = {split: questions(language, split=split, kinds=kinds) for split in ("test", "train")}
     if not parts["test"]:
-        raise CalibrationValueError(
-            f"kinds: CLDR has no names for {', '.join(kinds)} in language {language!r}"
-        )
+        raise CalibrationValueError(f"kinds: CLDR has no names for {', '.join(kinds)} in language {language!r}")
     return DatasetDict({split: Dataset.from_list(rows) for split, rows in parts.items()})
 
 

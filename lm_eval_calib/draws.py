@@ -65,7 +65,7 @@ class Draws:
         columns = order if self.rows is None else self.rows[order]
         if self.kept is None:
             return self.draw(block)[:, columns]
-        return np.ascontiguousarray(self.kept[columns, block.start : block.stop].T)
+        return self.kept[columns, block.start : block.stop].T
 
 
 def draws_of(

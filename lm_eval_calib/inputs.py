@@ -134,7 +134,7 @@ def gold_mask(gold: Any, real: Bools) -> Bools:
     if not isinstance(gold, np.ndarray) or gold.dtype == object:
         gold = list(gold)
         # A list of booleans is a row of a mask, everything else in a list of sequences is a set of indices.
-        if gold and all(isinstance(row, Sequence | np.ndarray) for row in gold):
+        if gold and all(isinstance(row, Sequence | np.ndarray) and not isinstance(row, str) for row in gold):
             rows_of = [np.asarray(row) for row in gold]
             if not all(row.dtype.kind == "b" for row in rows_of):
                 flat = np.concatenate([row if row.size else row.astype(np.int64) for row in rows_of])

@@ -123,8 +123,7 @@ def test_frequent_answers_do_not_give_the_right_one_away() -> None:
     often = Counter(fact.answer for fact in facts() if fact.kind == "language" and fact.split == "test")
     rows = [row for row in questions("en") if row["kind"] == "language"]
     guessed = sum(
-        max(row["choice_codes"], key=lambda code: often[code]) == row["choice_codes"][row["answer"]]
-        for row in rows
+        max(row["choice_codes"], key=lambda code: often[code]) == row["choice_codes"][row["answer"]] for row in rows
     )
     assert guessed / len(rows) < 0.45
     places = Counter(row["answer"] for row in questions("en"))

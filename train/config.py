@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from trl import ModelConfig, SFTConfig
 
 from lm_eval_calib.errors import CalibrationValueError
@@ -72,12 +73,27 @@ class TuneArguments:
     merge_adapters: bool = field(
         default=False, metadata={"help": "Merge LoRA adapters into the saved model."}
     )
+    save_dtype: str | None = field(
+        default=None,
+        metadata={
+            "help": "Precision of the saved model; by default that of training. bfloat16 halves the folder and rounds away "
+            "part of a small learning rate's work.",
+            "choices": ["bfloat16", "float16", "float32"],
+        },
+    )
+    keep_checkpoints: bool = field(
+        default=False, metadata={"help": "Keep checkpoint-* folders after the run has finished."}
+    )
     overwrite: bool = field(
         default=False,
         metadata={"help": "Start anew where the output folder holds a run of other arguments or data."},
     )
 
     def __post_init__(self) -> None:
+        # A YAML file may name a single source.
+        for name in ("train_data", "eval_data"):
+            if isinstance(getattr(self, name), str):
+                setattr(self, name, [getattr(self, name)])
         if not 0 <= self.max_bad_rows < 1:
             raise CalibrationValueError(
                 f"max_bad_rows: expected a share from 0 to below 1, got {self.max_bad_rows}; 0 refuses any bad row"
@@ -112,6 +128,9 @@ class TuneConfig(SFTConfig):
     total_batch_size: int = field(
         default=128, metadata={"help": "Sequences of one optimizer step, over all devices and accumulation steps."}
     )
+    save_steps: float = field(
+        default=0.2, metadata={"help": "A checkpoint each so many steps, or this share of all steps when below 1."}
+    )
     save_total_limit: int | None = field(default=2, metadata={"help": "How many checkpoints to keep."})
     report_to: None | str | list[str] = field(
         default="none", metadata={"help": "Trackers to log to, such as tensorboard or wandb."}
@@ -123,7 +142,13 @@ class TuneConfig(SFTConfig):
                 "label_smoothing_factor: expected 0 to below 1, got "
                 f"{self.label_smoothing_factor}; 0.1 is the papers' value"
             )
+        if self.bf16 is None and not torch.accelerator.is_available():
+            self.bf16 = False  # TRL's default of bf16 is meant for GPUs
+        if self.seed is None or self.seed < 0:
+            raise CalibrationValueError(f"seed: expected an integer of at least 0, got {self.seed}")
         super().__post_init__()
+        if self.total_batch_size < 1:
+            raise CalibrationValueError(f"total_batch_size: expected at least 1, got {self.total_batch_size}")
         devices = self.world_size
         per_step = self.per_device_train_batch_size * devices
         if self.gradient_accumulation_steps > 1:

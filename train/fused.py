@@ -9,7 +9,6 @@ import torch
 
 from lm_eval_calib.train.kernels import (
     BEFORE,
-    HAS_TRITON,
     MAX,
     SUM_EXP,
     SUM_EXP_Z,
@@ -17,6 +16,8 @@ from lm_eval_calib.train.kernels import (
     TARGET,
     Head,
     accumulation_dtype,
+    columns_of,
+    multiply,
     new_state,
     process_tile,
 )
@@ -26,7 +27,7 @@ MIB = 2**20
 FUSED_TILE, RECOMPUTED_TILE, CPU_TILE = 501 * MIB, 256 * MIB, 256 * MIB
 # A head gradient in 16 bits is rounded once a chunk of tokens; more chunks than this would show in its error.
 MOST_CHUNKS = 16
-FREQUENT_BYTES = 8 * MIB
+FREQUENT_BYTES = 6 * MIB
 LONGEST_CHUNK = 8192
 
 
@@ -48,10 +49,12 @@ def plan(tokens: int, vocabulary: int, itemsize: int, *, device: str, fused: boo
     elements = budget // itemsize
     chunk = LONGEST_CHUNK
     if device == "cpu" or fused:
-        chunk = max(elements // vocabulary, -(-tokens // MOST_CHUNKS) if fused else 16)
-        # Whole tiles of the matrix product, and chunks of equal size.
+        chunk = elements // vocabulary
+        if chunk >= 128:
+            chunk = chunk // 128 * 128  # whole tiles of the matrix product
+        chunk = max(chunk, _round_up(-(-tokens // MOST_CHUNKS), 128) if fused else 16)
         if 128 <= chunk < tokens:
-            chunk = _round_up(-(-tokens // -(-tokens // (chunk // 128 * 128))), 128)
+            chunk = _round_up(-(-tokens // -(-tokens // chunk)), 128)  # chunks of about equal size
     chunk = max(min(chunk, tokens), 1)
     width = min(max(elements // chunk // 128 * 128, 128), vocabulary)
     ends = [*range(vocabulary - width, 0, -width), 0][::-1]
@@ -77,7 +80,7 @@ class FusedHead(torch.autograd.Function):
         dtype: torch.dtype,
         needs_grad: bool,
         statistics: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, ...]:
         ctx.set_materialize_grads(False)
         needs = tuple(ctx.needs_input_grad[:3]) if needs_grad else (False, False, False)
         # Float16 gradients need the loss scale before they are rounded, and that is known in the backward pass.
@@ -98,17 +101,18 @@ class FusedHead(torch.autograd.Function):
         )
         log_normalizer = state[MAX] + torch.log(state[SUM_EXP])
         nll = log_normalizer - state[TARGET]
-        loss = nll
+        token_loss = nll
         if head.label_smoothing:
-            loss = nll + head.label_smoothing * (state[TARGET] - state[SUM_Z] / weight.shape[0])
-        if scale is not None:
-            loss = loss.sum() * scale
+            token_loss = nll + head.label_smoothing * (state[TARGET] - state[SUM_Z] / weight.shape[0])
+        # Outputs must be tensors of their own, of which one alone carries the gradient.
+        loss = token_loss.clone() if scale is None else token_loss.sum() * scale
+        token_loss = token_loss.clone() if token_loss is nll else token_loss
         entropy = log_normalizer - state[SUM_EXP_Z] / state[SUM_EXP]
         is_top1 = (state[TARGET] >= state[MAX]) & (state[TARGET] > state[BEFORE])
         ctx.save_for_backward(hidden, weight, bias, targets, state)
         ctx.head, ctx.scale, ctx.dtype, ctx.needs = head, scale, dtype, needs
-        ctx.mark_non_differentiable(nll, entropy, is_top1)
-        return loss.clone() if loss is nll else loss, nll, entropy, is_top1
+        ctx.mark_non_differentiable(token_loss, nll, entropy, is_top1)
+        return loss, token_loss, nll, entropy, is_top1
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -120,7 +124,7 @@ class FusedHead(torch.autograd.Function):
             gradients, ctx.gradients = ctx.gradients, None
             for gradient in gradients:
                 if gradient is not None:
-                    _scale(gradient, grad_loss)
+                    multiply(gradient, grad_loss)
             return (*gradients, *nothing)
         hidden, weight, bias, targets, state = ctx.saved_tensors
         row_weights = grad_loss.to(state.dtype) * (1.0 if ctx.scale is None else ctx.scale)
@@ -240,20 +244,15 @@ class FrequentRows:
     """
 
     def __init__(self, targets: torch.Tensor, weight: torch.Tensor) -> None:
-        self.vocabulary, size = weight.shape
-        count = min(max(FREQUENT_BYTES // (4 * size), 64), 2048, self.vocabulary)
-        counts = torch.zeros(self.vocabulary, device=targets.device, dtype=torch.int32)
+        vocabulary, size = weight.shape
+        count = min(FREQUENT_BYTES // (4 * size), 1024) // 64 * 64  # aligned rows for the product
+        counts = torch.zeros(vocabulary, device=targets.device, dtype=torch.int32)
         counts.scatter_add_(0, targets, torch.ones_like(targets, dtype=torch.int32))
-        self.index = counts.topk(count, sorted=False).indices
-        self.sum = torch.zeros(count, size, device=targets.device, dtype=torch.float32)
+        self.index = counts.topk(min(max(count, 64), vocabulary), sorted=False).indices
+        self.sum = torch.zeros(self.index.numel(), size, device=targets.device, dtype=torch.float32)
 
     def add(self, tile: torch.Tensor, start: int, chunk: torch.Tensor, alpha: float) -> None:
-        width = tile.shape[1]
-        local = self.index - start
-        columns = tile.index_select(1, local.clamp(0, width - 1))
-        if width < self.vocabulary:
-            columns *= (local >= 0) & (local < width)
-        _add_product(self.sum, columns.t(), chunk, alpha, keep=True)
+        _add_product(self.sum, columns_of(tile, self.index - start).t(), chunk, alpha, keep=True)
 
 
 def _add_product(into: torch.Tensor, left: torch.Tensor, right: torch.Tensor, alpha: float, *, keep: bool) -> None:
@@ -266,17 +265,3 @@ def _add_product(into: torch.Tensor, left: torch.Tensor, right: torch.Tensor, al
     else:
         # No mixed product on CPU: upcast, since rounding each chunk's product shows in the sum.
         torch.addmm(into, left.to(into.dtype), right.to(into.dtype), beta=beta, alpha=alpha, out=into)
-
-
-def _scale(gradient: torch.Tensor, factor: torch.Tensor) -> None:
-    """In place; the usual factor of 1 costs neither a pass over the gradient nor a synchronisation."""
-    if gradient.is_cuda and HAS_TRITON and gradient.is_contiguous() and gradient.dtype != torch.float64:
-        import triton
-
-        from lm_eval_calib.train.triton_kernels import scale_kernel
-
-        size = gradient.numel()
-        if size:
-            scale_kernel[(min(triton.cdiv(size, 4096), 1024),)](gradient, size, factor.float(), BLOCK=4096)
-    elif gradient.is_cuda or factor != 1:
-        gradient.mul_(factor)

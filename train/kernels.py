@@ -150,7 +150,7 @@ def _triton_tile(
     block = 4096 if tile.shape[1] < 65536 else 8192
     has_cap = head.softcap is not None
     cap = head.softcap if head.softcap is not None else 1.0
-    _kernel()[(tile.shape[0],)](
+    _kernels().tile_kernel[(tile.shape[0],)](
         tile,
         tile.stride(0),
         targets,
@@ -174,7 +174,30 @@ def _triton_tile(
     )
 
 
-def _kernel() -> Any:
-    from lm_eval_calib.train.triton_kernels import tile_kernel
+def columns_of(tile: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Columns of a tile, [T, K]; zeros where the index lies outside."""
+    if not (HAS_TRITON and tile.is_cuda):
+        inside = (index >= 0) & (index < tile.shape[1])
+        return tile.index_select(1, index.clamp(0, tile.shape[1] - 1)) * inside
+    columns = torch.empty(tile.shape[0], index.numel(), device=tile.device, dtype=tile.dtype)
+    grid = (tile.shape[0], -(-index.numel() // 512))
+    _kernels().columns_kernel[grid](
+        tile, tile.stride(0), tile.shape[1], index, columns, index.numel(), BLOCK=512
+    )
+    return columns
 
-    return tile_kernel
+
+def multiply(values: torch.Tensor, factor: torch.Tensor) -> None:
+    """In place; the usual factor of 1 costs neither a pass over the values nor a synchronisation."""
+    if values.is_cuda and HAS_TRITON and values.is_contiguous() and values.dtype != torch.float64:
+        size = values.numel()
+        if size:
+            _kernels().scale_kernel[(min(-(-size // 4096), 1024),)](values, size, factor.float(), BLOCK=4096)
+    elif values.is_cuda or factor != 1:
+        values.mul_(factor)
+
+
+def _kernels() -> Any:
+    from lm_eval_calib.train import triton_kernels
+
+    return triton_kernels

@@ -65,8 +65,7 @@ def only_one(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise CalibrationError(
-                f"{folder}: another `lm-eval-calib study` runs there; wait for it, stop it, or give another "
-                "output_dir"
+                f"{folder}: another `lm-eval-calib study` runs there; wait for it, stop it, or give another output_dir"
             ) from None
         yield
 
@@ -191,9 +190,7 @@ class Runner:
             if status == 0 and stage.finished():
                 self.done.add(stage.name)
                 self.seconds.setdefault(stage.kind, []).append(seconds)
-                self._line(
-                    f"finished  {stage.name} in {duration(seconds)} ({len(self.done)} of {self._count} done)"
-                )
+                self._line(f"finished  {stage.name} in {duration(seconds)} ({len(self.done)} of {self._count} done)")
                 continue
             self.failed.append(stage.name)
             why = f"exit status {status}" if status else "it left no whole results"

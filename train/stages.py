@@ -130,12 +130,18 @@ def design_of(study: Study, done: Sequence[Stage]) -> dict[str, Any]:
     table = []
     for run in runs(study):
         logs = {name: where.get(f"evaluate {run.name} {name}") for name in study.evaluations}
-        table.append({**run.__dict__, "logs": {name: path for name, path in logs.items() if path}})
+        table.append(
+            {
+                **run.__dict__,
+                "pretrained": model_path(study.models[run.model]),
+                "logs": {name: path for name, path in logs.items() if path},
+            }
+        )
     return {
         "name": study.name,
         "runs": table,
         "evaluations": {
-            name: {"tasks": list(part.tasks), "normalization": part.normalization}
+            name: {"tasks": list(part.tasks), "normalizations": list(part.normalizations)}
             for name, part in study.evaluations.items()
         },
         "options": dict(study.report),
@@ -180,9 +186,7 @@ def _train(study: Study, run: Run, data: Stage | None) -> Stage:
     return Stage(f"train {run.name}", "train", "lm_eval_calib.train", arguments, output, needs, run.name)
 
 
-def _evaluate(
-    study: Study, run: Run, name: str, part: Evaluation, pretrained: str, needs: tuple[str, ...]
-) -> Stage:
+def _evaluate(study: Study, run: Run, name: str, part: Evaluation, pretrained: str, needs: tuple[str, ...]) -> Stage:
     model_args = {**part.model_args, **study.models[run.model].model_args, "pretrained": pretrained}
     pairs = [f"{key}={value}" for key, value in model_args.items()]
     options = {key: _with_data(value, study.data) for key, value in part.arguments.items()}
@@ -234,7 +238,7 @@ def digest_of(
     root: Path | None = None,
     extra: str = "",
 ) -> str:
-    """A key of a command and the content of the local files that it reads, wherever they and the study lie."""
+    """A key of a command and the content of the local files that it reads, wherever they lie."""
     texts = list(arguments)
     for path in paths:
         if Path(path).exists():

@@ -39,12 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output-dir", type=Path, help="folder for everything (default: runs/NAME)")
     parser.add_argument("--data", help="folder that {data} stands for in the study's paths")
-    parser.add_argument(
-        "--gpus", help="GPUs to use, such as 0,1 (default: all); each takes stages of its own"
-    )
-    parser.add_argument(
-        "--parallel", type=int, help="stages side by side on each GPU, or without one (default: 1)"
-    )
+    parser.add_argument("--gpus", help="GPUs to use, such as 0,1 (default: all); each takes stages of its own")
+    parser.add_argument("--parallel", type=int, help="stages side by side on each GPU, or without one (default: 1)")
     parser.add_argument(
         "--set",
         action="append",
@@ -63,9 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     study = read_study(arguments.study, overrides=overrides)
     launcher = shlex.split(arguments.launcher)
     if launcher and not arguments.dry_run and shutil.which(launcher[0]) is None:
-        raise CalibrationValueError(
-            f"--launcher: {launcher[0]!r} is not on the PATH; write its path, or install it"
-        )
+        raise CalibrationValueError(f"--launcher: {launcher[0]!r} is not on the PATH; write its path, or install it")
     plan = planning.stages(study)
     if arguments.dry_run:
         print_commands(study, plan, launcher)
@@ -76,9 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     with only_one(study.output_dir):
         # A launcher asks for its own devices.
         slots: list[str | None] = [*([None] if launcher or not visible else visible)] * study.parallel
-        print(
-            f"{study.name}: {len(plan)} stages, {len(slots)} at a time; everything goes to {study.output_dir}"
-        )
+        print(f"{study.name}: {len(plan)} stages, {len(slots)} at a time; everything goes to {study.output_dir}")
         outcome = Runner(plan, folder=study.output_dir, slots=slots, launcher=launcher, say=_say).run()
         if study.delete_models:
             delete_models(plan)
@@ -100,9 +92,7 @@ def print_commands(study: Study, plan: list[planning.Stage], launcher: list[str]
 def write_report(study: Study, plan: list[planning.Stage]) -> Outcome | None:
     """Run the report over the finished evaluations, unless there is one over just these; None without any."""
     stage = planning.report(study, plan)
-    design = planning.design_of(
-        study, [stage for stage in plan if stage.kind == "evaluate" and stage.finished()]
-    )
+    design = planning.design_of(study, [stage for stage in plan if stage.kind == "evaluate" and stage.finished()])
     if not any(entry["logs"] for entry in design["runs"]):
         return None
     path = Path(stage.arguments[0])
@@ -152,10 +142,7 @@ def check_training_arguments(study: Study) -> None:
     tables = {
         "training": study.training,
         **{f"models.{name}.training": part.training for name, part in study.models.items()},
-        **{
-            f"instruction_sets.{name}.training": part.training
-            for name, part in study.instruction_sets.items()
-        },
+        **{f"instruction_sets.{name}.training": part.training for name, part in study.instruction_sets.items()},
     }
     if not any(tables.values()):
         return

@@ -59,7 +59,7 @@ class Evaluation:
         model_args: Arguments of `--model_args` besides `pretrained`.
         arguments: Further arguments of `lm_eval run`, such as num_fewshot, limit, batch_size, include_path,
             metadata.
-        normalization: What the report divides log-likelihoods by: none, char, byte or token.
+        normalizations: What the report divides log-likelihoods by: none, char, byte or token; a report each.
         cache: Keep lm-eval's request cache, one an evaluation, so that a killed one continues where it was.
     """
 
@@ -67,7 +67,7 @@ class Evaluation:
     model: str = "hf"
     model_args: Mapping[str, Any] = field(default_factory=dict)
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    normalization: str = "none"
+    normalizations: tuple[str, ...] = ("none",)
     cache: bool = False
 
 
@@ -171,14 +171,10 @@ def _study(config: dict[str, Any], where: str) -> Study:
         "output_dir": Path(str(config["output_dir"])),
     }
     if not NAME.fullmatch(str(config["name"])):
-        raise CalibrationValueError(
-            f"{where}: name: expected letters, digits and ._-, got {config['name']!r}"
-        )
+        raise CalibrationValueError(f"{where}: name: expected letters, digits and ._-, got {config['name']!r}")
     study = Study(**{**config, **parts, "name": str(config["name"])})
     if not isinstance(study.parallel, int) or study.parallel < 1:
-        raise CalibrationValueError(
-            f"{where}: parallel: expected a whole number above 0, got {study.parallel!r}"
-        )
+        raise CalibrationValueError(f"{where}: parallel: expected a whole number above 0, got {study.parallel!r}")
     for name, part in study.instruction_sets.items():
         if not part.train_data and part.english_instructions is None:
             raise CalibrationValueError(
@@ -199,7 +195,7 @@ def _parts(table: Any, kind: type[_Part], where: str) -> dict[str, _Part]:
         _check_keys(entry, kind, f"{where}.{name}")
         lists = {
             key: _strings(entry[key], f"{where}.{name}.{key}")
-            for key in ("tasks", "train_data")
+            for key in ("tasks", "train_data", "normalizations")
             if key in entry
         }
         parts[str(name)] = kind(**{**entry, **lists})
@@ -210,8 +206,7 @@ def _check_keys(config: Mapping[str, Any], kind: type[Any], where: str) -> None:
     known = fields(kind)
     if unknown := sorted(set(config) - {part.name for part in known}):
         raise CalibrationValueError(
-            f"{where}: unknown key {', '.join(map(str, unknown))}; "
-            f"known are {', '.join(part.name for part in known)}"
+            f"{where}: unknown key {', '.join(map(str, unknown))}; known are {', '.join(part.name for part in known)}"
         )
     needed = [part.name for part in known if part.default is MISSING and part.default_factory is MISSING]
     if missing := [name for name in needed if name not in config]:
@@ -247,19 +242,12 @@ def _numbers(
         except (TypeError, ValueError):
             number = float("nan")
         inside = (above is None or number > above) and (least is None or number >= least)
-        inside = (
-            inside
-            and number == number
-            and (below is None or number < below)
-            and (not whole or number % 1 == 0)
-        )
+        inside = inside and number == number and (below is None or number < below) and (not whole or number % 1 == 0)
         if not inside or isinstance(value, bool):
             bounds = [f"above {above}"] * (above is not None) + [f"at least {least}"] * (least is not None)
             bounds += [f"below {below}"] * (below is not None)
             kind = "whole numbers" if whole else "numbers"
-            raise CalibrationValueError(
-                f"{where}: {key}: expected {kind} {' and '.join(bounds)}, got {value!r}"
-            )
+            raise CalibrationValueError(f"{where}: {key}: expected {kind} {' and '.join(bounds)}, got {value!r}")
         numbers.append(number)
     if not numbers or len(set(numbers)) < len(numbers):
         raise CalibrationValueError(f"{where}: {key}: expected different values, got {config[key]!r}")

@@ -1,3 +1,4 @@
+# ruff: noqa: N803
 """The CUDA side of `kernels.process_tile`: one Triton program a token, so that a row needs no second launch.
 
 A tile is read at the speed of the memory or not much below, which leaves about a dozen instructions for each logit.
@@ -130,7 +131,7 @@ def tile_kernel(
     if FOLD:
         # Finite, so that a lane beyond the end of the row does not compute inf - inf.
         lane_x = tl.full((BLOCK // 8,), -1e30, tl.float32)
-        lane_z, unused_slopes = _log2_logits(lane_x, inner, outer, SOFTCAP, PRECISE)
+        lane_z, _slopes = _log2_logits(lane_x, inner, outer, SOFTCAP, PRECISE)
         lane_before = tl.full((BLOCK // 8,), -float("inf"), tl.float32)
         lane_exp = tl.zeros((BLOCK // 8,), tl.float32)
         lane_sum = tl.zeros((BLOCK // 8,), tl.float32)
@@ -163,7 +164,7 @@ def tile_kernel(
             exp_z += tl.sum(lane_exp_z * lane_shrink, axis=0) * LN2
             tl.store(state_ptr + 3 * state_stride, exp_z)
             if target > 0:
-                before, unused = _log2_logits(tl.max(lane_before, axis=0), inner, outer, SOFTCAP, PRECISE)
+                before, _slope = _log2_logits(tl.max(lane_before, axis=0), inner, outer, SOFTCAP, PRECISE)
                 before = tl.maximum(tl.load(state_ptr + 5 * state_stride), before * LN2)
                 tl.store(state_ptr + 5 * state_stride, before)
 
@@ -203,3 +204,13 @@ def scale_kernel(values_ptr, count, factor_ptr, BLOCK: tl.constexpr):
             inside = offsets < count
             values = tl.load(values_ptr + offsets, mask=inside).to(tl.float32) * factor
             tl.store(values_ptr + offsets, values.to(values_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def columns_kernel(tile_ptr, tile_stride, width, index_ptr, columns_ptr, count, BLOCK: tl.constexpr):
+    """Copy some columns of a tile; 0 for an index outside."""
+    row = tl.program_id(0).to(tl.int64)
+    offsets = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    index = tl.load(index_ptr + offsets, mask=offsets < count, other=-1)
+    values = tl.load(tile_ptr + row * tile_stride + index, mask=(index >= 0) & (index < width), other=0.0)
+    tl.store(columns_ptr + row * count + offsets, values, mask=offsets < count)
