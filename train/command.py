@@ -31,9 +31,8 @@ def parse(argv: Sequence[str]) -> tuple[Any, Any, Any]:
         MissingExtraError: TRL is not installed.
     """
     try:
-        from trl import TrlParser
-
         from lm_eval_calib.train.config import ModelConfig, TuneArguments, TuneConfig
+        from trl import TrlParser
     except ImportError as error:
         raise MissingExtraError("training", "train", error) from error
 
