@@ -58,6 +58,8 @@ class BenchmarkTask(CalibratedTask):
         self._samplers: dict[str, Any] = {}
         super().__init__(data_dir, cache_dir, download_mode, config)
         self._started = True
+        if "subjects" in self.config.metadata and "subjects" not in self._rows.selectable():
+            logger.warning("%s: has no subjects to select by --metadata; all questions are used", self.task_name)
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Load the data as lm-eval does; a split's rows are checked when it is first read."""
@@ -77,11 +79,7 @@ class BenchmarkTask(CalibratedTask):
             return rows
         batches = rows.select_columns(columns).iter(batch_size=1000)
         checked = check(
-            (
-                dict(zip(batch, row, strict=True))
-                for batch in batches
-                for row in zip(*batch.values(), strict=True)
-            ),
+            (dict(zip(batch, row, strict=True)) for batch in batches for row in zip(*batch.values(), strict=True)),
             self._rows,
             wanted,
         )
@@ -105,6 +103,13 @@ class BenchmarkTask(CalibratedTask):
         if evaluated and not checked.indices:
             raise CalibrationValueError(f"task {self.task_name}: no question is left in split {split!r}")
         return rows if len(checked.indices) == len(rows) else rows.select(checked.indices)
+
+    def build_all_requests(self, *, cache_requests: bool = False, **kwargs: Any) -> None:
+        """Build the requests; a part of the questions never comes from lm-eval's cache, whose key omits the part."""
+        if cache_requests and self._rows.selections(self.config.metadata, self.task_name):
+            logger.warning("%s: --cache_requests is not used while --metadata selects questions", self.task_name)
+            cache_requests = False
+        super().build_all_requests(cache_requests=cache_requests, **kwargs)
 
     def fewshot_docs(self) -> Any:
         """The rows that few-shot examples are drawn from; none while the task is being built."""
@@ -173,9 +178,7 @@ class _CheckedSplits(UserDict[str, Any]):
     def __getitem__(self, split: str) -> Any:
         if split not in self._done:
             if split not in self.data:
-                raise CalibrationValueError(
-                    f"split {split!r} is not in the data set, which has {sorted(self.data)}"
-                )
+                raise CalibrationValueError(f"split {split!r} is not in the data set, which has {sorted(self.data)}")
             self.data[split] = self._questions(split, self.data[split])
             self._done.add(split)
         return self.data[split]

@@ -77,9 +77,7 @@ def _from_target(
             # Digits that are an index and a choice at once: a column of strings is text, a template an index.
             column = config.get("doc_to_target")
             doc = row().get("doc")
-            is_text = (
-                isinstance(column, str) and isinstance(doc, Mapping) and isinstance(doc.get(column), str)
-            )
+            is_text = isinstance(column, str) and isinstance(doc, Mapping) and isinstance(doc.get(column), str)
             readings = [text, value] if is_text else [value, text]
             return [next((r for r in readings if _agrees(r, likelihoods, acc)), readings[0])]
         if text is not None:

@@ -99,8 +99,38 @@ _SPELLINGS = {
 }
 # Bibliographic and retired codes that CLDR maps to a language beside its ISO 639-3 code.
 _NOT_ISO639_3 = frozenset(
-    ["alb", "arm", "baq", "bur", "chi", "cze", "dut", "fre", "geo", "ger", "gre", "ice", "mac", "mao", "may"]
-    + ["mol", "per", "prp", "rum", "scc", "scr", "slo", "tib", "twi", "wel", "adp", "bih", "cls", "drh", "fat"]
+    {
+        "alb",
+        "arm",
+        "baq",
+        "bur",
+        "chi",
+        "cze",
+        "dut",
+        "fre",
+        "geo",
+        "ger",
+        "gre",
+        "ice",
+        "mac",
+        "mao",
+        "may",
+        "mol",
+        "per",
+        "prp",
+        "rum",
+        "scc",
+        "scr",
+        "slo",
+        "tib",
+        "twi",
+        "wel",
+        "adp",
+        "bih",
+        "cls",
+        "drh",
+        "fat",
+    }
 )
 
 
@@ -140,9 +170,7 @@ def _aliases() -> dict[str, str]:
 def _iso639_3_of() -> dict[str, str]:
     """CLDR's two-letter code -> ISO 639-3; of an individual and a macrolanguage code (swh, swa) the latter."""
     # The alias table lists individual languages before the macrolanguage.
-    return {
-        target: code for code, target in _aliases().items() if len(code) == 3 and code not in _NOT_ISO639_3
-    }
+    return {target: code for code, target in _aliases().items() if len(code) == 3 and code not in _NOT_ISO639_3}
 
 
 @cache
@@ -181,9 +209,7 @@ def language(code: str) -> Language:
     if locale_name is None and exists(key):
         locale_name = key
     own_name = Locale.parse(locale_name).languages.get(key) if locale_name else None
-    iso639_3 = (
-        word if len(word) == 3 and word not in _NOT_ISO639_3 - {"twi"} else _iso639_3_of().get(key, key)
-    )
+    iso639_3 = word if len(word) == 3 and word not in _NOT_ISO639_3 - {"twi"} else _iso639_3_of().get(key, key)
     resource_class = _CLASS_OF.get(key)
     return Language(
         code=code,

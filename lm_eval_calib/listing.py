@@ -17,9 +17,7 @@ from lm_eval_calib.languages import TIERS
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the subcommand."""
     parser.add_argument("benchmark", nargs="*", help="list the tasks of these, as 'xnli' or 'calib_xnli'")
-    parser.add_argument(
-        "--path", action="store_true", help="print the folder for lm_eval's --include_path, no more"
-    )
+    parser.add_argument("--path", action="store_true", help="print the folder for lm_eval's --include_path, no more")
     parser.add_argument("--json", action="store_true", help="print all that is known, for programs")
 
 
@@ -61,26 +59,20 @@ def run(arguments: argparse.Namespace) -> int:
         for item in shown:
             tiers = Counter(item.language(suffix).tier for suffix in item.languages)
             counts = [str(tiers[tier] or "") for tier in (*TIERS, None)]
-            rows.append(
-                [f"calib_{item.name}", str(len(item.languages)), *counts, f"{item.title}: {item.about}"]
-            )
+            rows.append([f"calib_{item.name}", str(len(item.languages)), *counts, f"{item.title}: {item.about}"])
         _print_table(rows)
         further = [name for item in shown for name in item.groups]
         print(
             f"\nTasks are calib_<benchmark>_<language>; groups of a tier are calib_<benchmark>_{{{','.join(TIERS)}}}."
         )
-        print(
-            f"Further groups: {', '.join(further)}. `lm-eval-calib tasks xnli` lists the tasks of one benchmark."
-        )
+        print(f"Further groups: {', '.join(further)}. `lm-eval-calib tasks xnli` lists the tasks of one benchmark.")
         return 0
     rows = [["task", "language", "own name", "script", "family", "class", "tier"]]
     for item in shown:
         for suffix in item.languages:
             its = item.language(suffix)
             known = (its.own_name, its.script, its.family, its.resource_class, its.tier)
-            rows.append(
-                [item.task_name(suffix), its.name, *("?" if value is None else str(value) for value in known)]
-            )
+            rows.append([item.task_name(suffix), its.name, *("?" if value is None else str(value) for value in known)])
     _print_table(rows)
     return 0
 

@@ -34,14 +34,11 @@ def find_logs(path: Path) -> list[LogFile]:
         found = [_log_file(file) for file in sorted(path.rglob("*.jsonl*")) if _is_sample_log(file)]
         if not found:
             raise CalibrationValueError(
-                f"{path}: found no sample logs (samples_*.jsonl) in this folder; "
-                "run lm_eval with --log_samples"
+                f"{path}: found no sample logs (samples_*.jsonl) in this folder; run lm_eval with --log_samples"
             )
         return found
     if not path.is_file():
-        raise CalibrationValueError(
-            f"{path}: no such file or folder; give a sample log or lm-eval's output folder"
-        )
+        raise CalibrationValueError(f"{path}: no such file or folder; give a sample log or lm-eval's output folder")
     if path.suffix == ".json":
         match = _RESULTS.fullmatch(path.name)
         date = match and (match["date"] or match["date2"])
@@ -61,9 +58,7 @@ def find_logs(path: Path) -> list[LogFile]:
 
 def _is_sample_log(path: Path) -> bool:
     # 0.4.2 names its logs <model_args>_<task>.jsonl, beside a results.json.
-    return bool(_SAMPLES.fullmatch(path.name)) or (
-        path.suffix == ".jsonl" and (path.parent / "results.json").is_file()
-    )
+    return bool(_SAMPLES.fullmatch(path.name)) or (path.suffix == ".jsonl" and (path.parent / "results.json").is_file())
 
 
 def _log_file(path: Path) -> LogFile:
@@ -76,9 +71,7 @@ def _log_file(path: Path) -> LogFile:
     if not results.is_file():
         return LogFile(path, path.name.removesuffix(".gz").removesuffix(".jsonl"), "", None)
     tasks = read_results(results).get("configs") or {}
-    task = max(
-        (t for t in tasks if path.stem == t or path.stem.endswith(f"_{t}")), key=len, default=path.stem
-    )
+    task = max((t for t in tasks if path.stem == t or path.stem.endswith(f"_{t}")), key=len, default=path.stem)
     return LogFile(path, task, "", results)
 
 

@@ -136,9 +136,7 @@ def decode_slowly(line: bytes) -> tuple[Row, dict[str, Any]]:
     arguments, responses = full.get("arguments"), full.get("filtered_resps")
     if isinstance(arguments, list):  # 0.4.2
         arguments = {
-            str(i): dict(zip(("arg_0", "arg_1"), argument, strict=False))
-            if isinstance(argument, list)
-            else argument
+            str(i): dict(zip(("arg_0", "arg_1"), argument, strict=False)) if isinstance(argument, list) else argument
             for i, argument in enumerate(arguments)
         }
         full["arguments"] = arguments

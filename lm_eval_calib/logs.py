@@ -105,9 +105,7 @@ def _read(
         key.endswith(",none") for key in mapping(mapping(told.get("results")).get(log.task))
     ):
         keep_filter = "none"
-    read = read_log(
-        log.path, config=config, keep_filter=keep_filter, count_tokens=count_tokens, on_bytes=on_bytes
-    )
+    read = read_log(log.path, config=config, keep_filter=keep_filter, count_tokens=count_tokens, on_bytes=on_bytes)
     rows = read.table
     named = parse_task_name(log.task, config)
     forced = next((code for pattern, code in languages.items() if fnmatch.fnmatch(log.task, pattern)), None)

@@ -97,13 +97,9 @@ class _Batch:
         normalization = metadata.get("normalization", "none") if isinstance(metadata, Mapping) else "none"
         self.acc_is_argmax = normalization == "none"
         metrics = config.get("metric_list") or ()
-        self.mutual_info = any(
-            isinstance(m, Mapping) and m.get("metric") == "acc_mutual_info" for m in metrics
-        )
+        self.mutual_info = any(isinstance(m, Mapping) and m.get("metric") == "acc_mutual_info" for m in metrics)
         # Unless a task has other filters, its filtered responses are copies of the first responses.
-        self.takes_first = "function" not in str(config.get("filter_list")).replace(
-            "'function': 'take_first'", ""
-        )
+        self.takes_first = "function" not in str(config.get("filter_list")).replace("'function': 'take_first'", "")
         self.sizes: dict[str, tuple[int, int]] = {}  # continuation -> characters, bytes: letters repeat
         self._clear()
 
@@ -210,9 +206,7 @@ class _Batch:
         likelihoods = np.array(self.likelihoods, np.float64)
         gold = np.array(self.gold, np.int32)
         gold_offsets = np.concatenate([[0], np.cumsum(self.golds)]).astype(np.int32)
-        log.disagreements += _disagreements(
-            likelihoods, offsets, gold, gold_offsets, np.array(acc, np.float64)
-        )
+        log.disagreements += _disagreements(likelihoods, offsets, gold, gold_offsets, np.array(acc, np.float64))
         lengths = np.array(self.lengths, np.int32).reshape(-1, 2)
         unknown = np.zeros(n, np.bool_)
         unknown[self.sizeless] = True
@@ -228,12 +222,8 @@ class _Batch:
                 "doc_id": pa.array(ids, pa.int64()),
                 "subject": pa.array(subject, pa.string()).dictionary_encode().cast(word),
                 "log_likelihoods": pa.ListArray.from_arrays(offsets, likelihoods),
-                "choice_chars": pa.ListArray.from_arrays(
-                    known_offsets, lengths[:, 0].copy(), mask=pa.array(unknown)
-                ),
-                "choice_bytes": pa.ListArray.from_arrays(
-                    known_offsets, lengths[:, 1].copy(), mask=pa.array(unknown)
-                ),
+                "choice_chars": pa.ListArray.from_arrays(known_offsets, lengths[:, 0].copy(), mask=pa.array(unknown)),
+                "choice_bytes": pa.ListArray.from_arrays(known_offsets, lengths[:, 1].copy(), mask=pa.array(unknown)),
                 "choice_tokens": tokens,
                 "gold": pa.ListArray.from_arrays(gold_offsets, gold),
                 "doc_hash": pa.array(doc_hash, pa.string()),

@@ -59,9 +59,7 @@ class Rows:
             raise CalibrationValueError(
                 f"task {task}: unknown keys {sorted(unknown)} in 'rows'; expected {sorted(known)}"
             )
-        values: dict[str, Any] = {
-            key: tuple(item) if isinstance(item, list) else item for key, item in config.items()
-        }
+        values: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in config.items()}
         return cls(**values)
 
     def columns(self) -> list[str]:
@@ -111,15 +109,18 @@ class Rows:
             return f"the answer {answer!r} is none of the options"
         return None
 
+    def selectable(self) -> dict[str, str]:
+        """Name of an option of `--metadata` -> column that it selects by."""
+        return {**({"subjects": self.subject} if self.subject else {}), **self.select}
+
     def selections(self, metadata: Mapping[str, Any], task: object) -> dict[str, set[str]]:
         """What `--metadata` asks for of this benchmark: column -> values.
 
         Raises:
             CalibrationValueError: A value is neither text nor a list of text.
         """
-        columns = {**({"subjects": self.subject} if self.subject else {}), **self.select}
         wanted = {}
-        for name, column in columns.items():
+        for name, column in self.selectable().items():
             asked = metadata.get(name)
             if asked is None:
                 continue
@@ -165,8 +166,7 @@ def check(rows: Iterable[Mapping[str, Any]], spec: Rows, wanted: Mapping[str, se
         if any(value_at(row, path) != value for path, value in spec.only.items()):
             continue
         values = {
-            column: spec.subject_of(row) if column == spec.subject else str(value_at(row, column))
-            for column in wanted
+            column: spec.subject_of(row) if column == spec.subject else str(value_at(row, column)) for column in wanted
         }
         for column, value in values.items():
             seen[column].add(value)

@@ -68,18 +68,14 @@ class Wrapper:
             CalibrationValueError: There is none of this name, its new name is taken, or nothing of it can be wrapped.
         """
         if name not in self.index:
-            raise CalibrationValueError(
-                f"no task, group or tag {name!r} in lm-eval; `lm_eval ls tasks` lists them"
-            )
+            raise CalibrationValueError(f"no task, group or tag {name!r} in lm-eval; `lm_eval ls tasks` lists them")
         entry = self.index[name]
         if entry.kind.name == "TAG":
             if not [self._task(task, {}, tag=name) for task in sorted(entry.tags) if self._wrappable(task)]:
                 raise CalibrationValueError(f"tag {name!r}: no task in it can be wrapped ({self._reasons()})")
         elif entry.kind.name == "GROUP":
             if self._group(name, entry.cfg) is None:
-                raise CalibrationValueError(
-                    f"group {name!r}: no task in it can be wrapped ({self._reasons()})"
-                )
+                raise CalibrationValueError(f"group {name!r}: no task in it can be wrapped ({self._reasons()})")
         elif (reason := _obstacle(entry.cfg)) is not None:
             raise CalibrationValueError(
                 f"task {name!r} cannot be wrapped: {reason}; expected a task with output_type multiple_choice"
@@ -156,14 +152,10 @@ class Wrapper:
                 if new is not None:
                     yield new
             elif kind == "TAG":
-                yield from (
-                    self._task(task, {}) for task in sorted(self.index[name].tags) if self._wrappable(task)
-                )
+                yield from (self._task(task, {}) for task in sorted(self.index[name].tags) if self._wrappable(task))
             elif self._wrappable(name):
                 # What the group changes of the task (few-shot number, prompt) goes along, its metrics do not.
-                kept = {
-                    key: value for key, value in overrides.items() if key not in ("metric_list", "task_alias")
-                }
+                kept = {key: value for key, value in overrides.items() if key not in ("metric_list", "task_alias")}
                 yield self._task(name, {key: _restored(value) for key, value in kept.items()})
 
     def _reasons(self) -> str:

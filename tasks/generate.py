@@ -43,9 +43,7 @@ _Loader.add_constructor("!function", lambda loader, node: Function(loader.constr
 # Prompts on one line: YAML's quoted style folds newlines into blank lines.
 _Dumper.add_representer(
     str,
-    lambda dumper, value: dumper.represent_scalar(
-        "tag:yaml.org,2002:str", value, style='"' if "\n" in value else None
-    ),
+    lambda dumper, value: dumper.represent_scalar("tag:yaml.org,2002:str", value, style='"' if "\n" in value else None),
 )
 _Dumper.add_representer(Function, lambda dumper, value: dumper.represent_scalar("!function", str(value)))
 
@@ -104,9 +102,7 @@ def read_benchmark(folder: Path) -> Benchmark:
         languages = {str(code): str(code) for code in languages}
     words = config.get("words", {})
     if words and set(words) != set(languages):
-        raise CalibrationValueError(
-            f"{path}: words and languages differ: {sorted(set(words) ^ set(languages))}"
-        )
+        raise CalibrationValueError(f"{path}: words and languages differ: {sorted(set(words) ^ set(languages))}")
     if unknown := set(config.get("overrides", {})) - set(languages):
         raise CalibrationValueError(f"{path}: overrides of {sorted(unknown)}, which 'languages' lacks")
     for code in languages.values():
@@ -148,9 +144,7 @@ def _filled(value: Any, words: dict[str, Any]) -> Any:
 
 def _dump(config: dict[str, Any]) -> str:
     # Lists on one line too, but for the members of a group.
-    text = yaml.dump(
-        config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None
-    )
+    text = yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
     return HEADER + text
 
 

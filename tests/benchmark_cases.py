@@ -58,11 +58,7 @@ def _global_mmlu(i: int, language: str) -> Row:
     subject = MMLU_SUBJECTS[i % 3]
     row = {"sample_id": f"{subject}/{i}", "subject": subject, "question": f" {language} question {i}\n"}
     row |= {"subject_category": "STEM" if subject != "us_foreign_policy" else "Social Sciences"}
-    return (
-        row
-        | _options(i)
-        | {"answer": LETTERS[i * 7 % 4], "cultural_sensitivity_label": "CS" if i % 2 else "CA"}
-    )
+    return row | _options(i) | {"answer": LETTERS[i * 7 % 4], "cultural_sensitivity_label": "CS" if i % 2 else "CA"}
 
 
 def _mmlu(i: int, _: str) -> Row:
@@ -138,11 +134,7 @@ def _hellaswag(i: int, language: str) -> Row:
 
 
 def _mmlu_multilingual(i: int, language: str) -> Row:
-    return (
-        {"id": f"anatomy/{i}", "instruction": f"{language} question {i}"}
-        | _options(i)
-        | {"answer": LETTERS[i % 4]}
-    )
+    return {"id": f"anatomy/{i}", "instruction": f"{language} question {i}"} | _options(i) | {"answer": LETTERS[i % 4]}
 
 
 def _afrimmlu(i: int, language: str) -> Row:
@@ -166,6 +158,14 @@ def _arc_easy(i: int, _: str) -> Row:
         "choices": {"text": texts, "label": labels},
         "answerKey": labels[i % 3],
     }
+
+
+def _exams(i: int, _: str) -> Row:
+    number = 3 + i % 3
+    # As Parquet has it; the layout with a list of options is that of the real data.
+    choices = {"text": [f" option {k} of {i}" for k in range(number)], "label": list(LETTERS[:number])}
+    info = {"grade": 9, "subject": "Biology", "language": "North Macedonian"}
+    return {"id": str(i), "question": {"stem": f"Question {i} ", "choices": choices}, "answerKey": "B", "info": info}
 
 
 _BAD_LETTERED: list[Row] = [{"question": "  "}, {"option_c": None}, {"answer": "E"}, {"answer": None}]
@@ -223,9 +223,7 @@ CASES = {
         [{"question": "  "}, {"option_1": ""}, {"answer": "J", "option_9": None}, {"answer": "?"}],
         ["sw", "ja"],
     ),
-    "mmlu_prox_lite": Case(
-        "li-lab/MMLU-ProX-Lite", _prox, {"test": 12, "validation": 12}, [{"answer": None}], ["fr"]
-    ),
+    "mmlu_prox_lite": Case("li-lab/MMLU-ProX-Lite", _prox, {"test": 12, "validation": 12}, [{"answer": None}], ["fr"]),
     "openai_mmmlu": Case(
         "openai/MMMLU",
         _mmmlu,
@@ -250,6 +248,18 @@ CASES = {
         ],
         str.title,
         shots=0,
+    ),
+    "exams": Case(
+        "mhardalov/exams",
+        _exams,
+        {"test": 12, "validation": 8},
+        [
+            {"answerKey": "@"},
+            {"answerKey": "F"},
+            {"question": {"stem": " ", "choices": {"text": ["a"], "label": ["A"]}}},
+        ],
+        ["macedonian"],
+        config=lambda _: "multilingual",
     ),
     "xcopa": Case(
         "cambridgeltl/xcopa",

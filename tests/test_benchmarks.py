@@ -22,14 +22,11 @@ from lm_eval_calib.tasks.generate import ROOT, read_benchmark
 from lm_eval_calib.errors import CalibrationError
 
 datasets.disable_progress_bars()
-pytestmark = pytest.mark.xdist_group("benchmarks")
 STOCK = Path(str(files("lm_eval.tasks")))
 PROMPTS = Path(__file__).parent / "benchmark_prompts.json"
 
 
-def _rows(
-    case: Case, language: str, count: int, start: int, bad: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
+def _rows(case: Case, language: str, count: int, start: int, bad: list[dict[str, Any]]) -> list[dict[str, Any]]:
     rows = [case.row(start + i, language) for i in range(count)]
     # A malformed row after each of the first good ones, so that none of them shifts into a place that hides it.
     for place, change in enumerate(bad):
@@ -48,8 +45,7 @@ def _write(root: Path, name: str, *, bad: bool) -> None:
     if name == "mmlu":  # whose stock tasks read a config a subject
         for subject in sorted({row["subject"] for row in configs["all"]["test"]}):
             configs[subject] = {
-                split: [row for row in rows if row["subject"] == subject]
-                for split, rows in configs["all"].items()
+                split: [row for row in rows if row["subject"] == subject] for split, rows in configs["all"].items()
             }
     write_dataset(root / case.dataset, configs)
 
@@ -69,9 +65,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
     return enter
 
 
-def _evaluate(
-    tasks: list[str], folders: list[Path], *, shots: int = 0, **metadata: Any
-) -> tuple[Any, HashModel]:
+def _evaluate(tasks: list[str], folders: list[Path], *, shots: int = 0, **metadata: Any) -> tuple[Any, HashModel]:
     # Only the folders that matter are indexed: the whole of lm-eval takes seconds.
     manager = TaskManager(include_path=list(map(str, folders)), include_defaults=False, metadata=metadata)
     model = HashModel()
@@ -109,9 +103,7 @@ def test_equals_the_stock_task(name: str, language: str, tmp_path: Path, hub: Hu
         pooled: Counter[tuple[str, str]] = sum((model.asked[task] for task in stock), Counter())
         assert model.asked[ours] == pooled
         sizes = [results["n-samples"][task]["effective"] for task in stock]
-        weighted = sum(
-            results["results"][task]["acc,none"] * size for task, size in zip(stock, sizes, strict=True)
-        )
+        weighted = sum(results["results"][task]["acc,none"] * size for task, size in zip(stock, sizes, strict=True))
         assert sum(sizes) == results["n-samples"][ours]["effective"] == next(iter(case.splits.values()))
         assert results["results"][ours]["acc,none"] == pytest.approx(weighted / sum(sizes), abs=1e-12)
         assert 0 < results["results"][ours]["ece,none"] < 1
@@ -183,6 +175,11 @@ def test_metadata_selects(tmp_path: Path, hub: Hub) -> None:
     assert questions(cultural_sensitivity="CS") == {str(i) for i in range(1, 18, 2)}
     assert questions(cultural_sensitivity="CA", subjects=["anatomy"]) == {"0", "6", "12"}
     assert questions(categories="Social Sciences") == {str(i) for i in range(2, 18, 3)}
+    manager = TaskManager(include_path=str(folders[0]), include_defaults=False, metadata={"subjects": "anatomy"})
+    built = manager.load(task)["tasks"][task]
+    built.build_all_requests(cache_requests=True)  # whose key omits the selection
+    assert len(built.instances) == 6 * 4
+    assert not list(tmp_path.rglob("*.pickle"))
     with pytest.raises(CalibrationError, match=r"selects \['botany'\].*'anatomy'"):
         questions(subjects=["botany", "anatomy"])
     with pytest.raises(CalibrationError, match="must be a value or a list of values"):
@@ -192,9 +189,7 @@ def test_metadata_selects(tmp_path: Path, hub: Hub) -> None:
 def test_too_few_examples(tmp_path: Path, hub: Hub) -> None:
     _write(tmp_path, "global_mmlu", bad=False)
     hub(tmp_path)
-    with pytest.raises(
-        CalibrationError, match="asks for 5 examples of subject 'anatomy', the data set has 3"
-    ):
+    with pytest.raises(CalibrationError, match="asks for 5 examples of subject 'anatomy', the data set has 3"):
         _evaluate(["calib_global_mmlu_sw"], [ROOT / "global_mmlu"], shots=5)
 
 
@@ -211,6 +206,21 @@ def test_a_question_is_never_its_own_example(name: str, language: str, tmp_path:
     for context, _ in model.asked[task]:
         question = next(item for item in questions if context.endswith(item[-30:]))
         assert context.count(question[-30:]) == 1
+
+
+def test_reseeding_draws_the_same_examples(tmp_path: Path, hub: Hub) -> None:
+    _write(tmp_path, "global_mmlu_lite", bad=False)
+    hub(tmp_path)
+    manager = TaskManager(include_path=str(ROOT / "global_mmlu_lite"), include_defaults=False)
+    task = manager.load("calib_global_mmlu_lite_ar")["tasks"]["calib_global_mmlu_lite_ar"]
+
+    def prompts(seed: int) -> list[str]:
+        task.set_fewshot_seed(seed)
+        return [task.fewshot_context(doc, num_fewshot=2) for doc in task.task_docs]
+
+    first = prompts(1)
+    assert prompts(2) != first
+    assert prompts(1) == first
 
 
 def test_examples_are_read_when_needed(tmp_path: Path, hub: Hub) -> None:

@@ -13,7 +13,7 @@ from conftest import write_dataset
 from hash_model import HashModel
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
-from lm_eval_calib.tasks.generate import ROOT, differences, main, read_benchmark, read_benchmarks
+from lm_eval_calib.tasks.generate import ROOT, differences, files, main, read_benchmark, read_benchmarks
 
 from lm_eval_calib.errors import CalibrationValueError
 from lm_eval_calib.harness import resolve_base_task
@@ -64,6 +64,12 @@ def test_drift_is_found_and_mended(tmp_path: Path, capsys: pytest.CaptureFixture
     assert differences(tmp_path, write=False) == []
 
 
+def test_the_documented_list_is_complete() -> None:
+    page = (CHECKOUT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    for benchmark in read_benchmarks():
+        assert f"| `calib_{benchmark.name}` | {len(benchmark.languages)} |" in page, benchmark.name
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -107,7 +113,6 @@ def test_every_member_of_a_group_exists() -> None:
     assert papers["task"] == ["calib_global_mmlu", "calib_mmlu_prox"]
 
 
-@pytest.mark.xdist_group("benchmarks")
 def test_the_documented_way_to_add_a_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (CHECKOUT / "docs" / "add-a-benchmark.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
@@ -128,12 +133,19 @@ def test_the_documented_way_to_add_a_benchmark(tmp_path: Path, monkeypatch: pyte
     write_dataset(tmp_path / "someone/quiz", {code: {"test": rows} for code in ("swahili", "english")})
     monkeypatch.chdir(tmp_path)
     manager = TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False)
-    results = simple_evaluate(
-        model=HashModel(), tasks=[f"calib_{name[1]}"], task_manager=manager, bootstrap_iters=0
-    )
+    results = simple_evaluate(model=HashModel(), tasks=[f"calib_{name[1]}"], task_manager=manager, bootstrap_iters=0)
     assert results is not None
     assert {f"calib_{name[1]}_sw", f"calib_{name[1]}_low"} <= set(results["results"])
     assert results["n-samples"][f"calib_{name[1]}_sw"]["effective"] == 6
     assert results["configs"][f"calib_{name[1]}_sw"]["metadata"]["rows"]["test"]["malformed"] == {
         "the answer 7 is none of the options": 1
     }
+
+
+def test_stock_validate_passes_over_all_our_tasks_and_groups() -> None:
+    names = [name.removesuffix(".yaml").removeprefix("_") for b in read_benchmarks() for name, _ in files(b)]
+    command = [sys.executable, "-m", "lm_eval", "validate", "--tasks"]
+    done = subprocess.run([*command, ",".join(names)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "All tasks found and valid" in done.stdout
+    assert len(names) > 700

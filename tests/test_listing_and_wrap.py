@@ -18,7 +18,7 @@ from lm_eval_calib.cli import main
 from lm_eval_calib.errors import CalibrationError
 from lm_eval_calib.harness import task_index
 
-pytestmark = pytest.mark.xdist_group("benchmarks")
+pytestmark = pytest.mark.xdist_group("index")
 
 
 def test_tasks(capsys: pytest.CaptureFixture[str]) -> None:

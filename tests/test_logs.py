@@ -72,10 +72,7 @@ def test_the_table_holds_what_the_documents_say(newest: Predictions) -> None:
     for row in newest.table.to_pylist():
         by_task.setdefault(row["task"], []).append(row)
     for task, count in QUESTIONS.items():
-        logged = {
-            entry["doc_id"]: entry
-            for entry in map(json.loads, samples("0.4.13", task).open(encoding="utf-8"))
-        }
+        logged = {entry["doc_id"]: entry for entry in map(json.loads, samples("0.4.13", task).open(encoding="utf-8"))}
         assert len(by_task[task]) == count
         for row in by_task[task]:
             entry = logged[row["doc_id"]]
@@ -158,9 +155,7 @@ def test_parquet_pandas_polars(newest: Predictions, tmp_path: Path) -> None:
 def test_what_may_be_given(tmp_path: Path) -> None:
     folder = LOGS / "0.4.13" / "org__hashed"
     results = next(folder.glob("results*.json"))
-    assert (
-        rows(load_predictions(results)) == rows(load_predictions(folder)) == rows(load_predictions([folder]))
-    )
+    assert rows(load_predictions(results)) == rows(load_predictions(folder)) == rows(load_predictions([folder]))
     one = load_predictions(samples("0.4.13", "ragged"))
     assert len(one) == 7
     assert one.runs == ("org__hashed",)
@@ -289,9 +284,7 @@ def damaged(text: bytes, rng: random.Random) -> Iterator[bytes]:
             elif kind == 1:
                 data[at] = rng.randrange(256)
             elif kind == 2:
-                data[at:at] = rng.choice(
-                    [b"NaN", b"1e999", b"\n", b'"', b"{", b"9" * 400, b"\xff\xfe", b"null"]
-                )
+                data[at:at] = rng.choice([b"NaN", b"1e999", b"\n", b'"', b"{", b"9" * 400, b"\xff\xfe", b"null"])
             elif kind == 3:
                 lines = data.splitlines(keepends=True)
                 rng.shuffle(lines)

@@ -2,48 +2,32 @@
 
 from __future__ import annotations
 
-import shutil
+import importlib.util
 from collections import Counter
 from importlib.resources import files
 from pathlib import Path
 
 import datasets
 import pytest
-import yaml
+from conftest import ROOT as CHECKOUT
 from hash_model import HashModel
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
-
 from lm_eval_calib.tasks.generate import ROOT, read_benchmark
 
-pytestmark = pytest.mark.xdist_group("benchmarks")
+pytestmark = pytest.mark.xdist_group("real_hub")
 
 
 @pytest.fixture(scope="module")
 def real_hub(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shared data as local copies of their layouts on the hub."""
+    spec = importlib.util.spec_from_file_location("real_data", CHECKOUT / "benchmarks" / "real_data.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
     hub = tmp_path_factory.mktemp("hub")
-    layouts = {
-        "cambridgeltl/xcopa": {
-            folder.name: {"validation": folder / "val.jsonl", "test": folder / "test.jsonl"}
-            for folder in sorted((shared_data / "xcopa").iterdir())
-        },
-        "mhardalov/exams": {
-            "multilingual": {
-                "validation": shared_data / "exams" / "dev.jsonl",
-                "test": shared_data / "exams" / "test.jsonl",
-            }
-        },
-    }
-    for name, configs in layouts.items():
-        entries = []
-        for config, splits in configs.items():
-            (hub / name / config).mkdir(parents=True)
-            for split, source in splits.items():
-                shutil.copyfile(source, hub / name / config / f"{split}.jsonl")
-            listed = [{"split": split, "path": f"{config}/{split}.jsonl"} for split in splits]
-            entries.append({"config_name": config, "data_files": listed})
-        (hub / name / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': entries})}---\n")
+    script.local_hub(shared_data, hub)
     return hub
 
 

@@ -9,6 +9,8 @@ import pytest
 from lm_eval_calib.errors import CalibrationValueError
 from lm_eval_calib.rows import Rows, check, value_at
 
+SENTENCES = {"text": ["p", "h"], "answer": "label", "answers": [0, 1, 2]}
+LISTED = {"choices": "o", "answer": "key", "answers": [0, 1]}
 LETTERED = {"text": ["q"], "choices": ["a", "b", "c"], "answer": "key", "answers": ["A", "B", "C"]}
 GOOD = {"q": "Why?", "a": "x", "b": "y", "c": "z", "key": "B"}
 NESTED = {"choices": "o.text", "answer": "key", "answers": "o.label"}
@@ -30,17 +32,17 @@ NESTED = {"choices": "o.text", "answer": "key", "answers": "o.label"}
         (LETTERED | {"unused": True}, GOOD | {"b": "", "c": None}, "fewer than two options"),
         (LETTERED | {"matches": {"q": "Wh.*"}}, GOOD | {"q": "How?"}, "q does not match 'Wh.*'"),
         # A column with the list of options, as a list, as a list's text, in two nested layouts
-        ({"choices": "o", "answer": "key", "answers": [0, 1]}, {"o": ["x", "y"], "key": 1}, None),
-        ({"choices": "o", "answer": "key", "answers": [0, 1]}, {"o": ["x", "y"], "key": 2}, "the answer 2 is none of the options"),
-        ({"choices": "o", "answer": "key", "answers": ["A", "B"]}, {"o": "['x', 'y']", "key": "A"}, None),
-        ({"choices": "o", "answer": "key", "answers": ["A", "B"]}, {"o": "['x', 'y'", "key": "A"}, "o is no list"),
+        (LISTED, {"o": ["x", "y"], "key": 1}, None),
+        (LISTED, {"o": ["x", "y"], "key": 2}, "the answer 2 is none of the options"),
+        (LISTED | {"answers": ["A", "B"]}, {"o": "['x', 'y']", "key": "A"}, None),
+        (LISTED | {"answers": ["A", "B"]}, {"o": "['x', 'y'", "key": "A"}, "o is no list"),
         (NESTED, {"o": {"text": ["x", "y"], "label": ["1", "2"]}, "key": "2"}, None),
         (NESTED, {"o": [{"text": "x", "label": "1"}, {"text": "y", "label": "2"}], "key": "2"}, None),
-        (NESTED, {"o": [{"text": "x", "label": "1"}, {"text": "y", "label": "2"}], "key": "3"}, "the answer '3' is none of the options"),
+        (NESTED, {"o": {"text": ["x", "y"], "label": ["1", "2"]}, "key": "3"}, "the answer '3' is none of the options"),
         (NESTED, {"o": None, "key": "3"}, "o.text is no list"),
         # Whole-sentence templates have an answer and no options
-        ({"text": ["p", "h"], "answer": "label", "answers": [0, 1, 2]}, {"p": "a", "h": "b", "label": 2}, None),
-        ({"text": ["p", "h"], "answer": "label", "answers": [0, 1, 2]}, {"p": "a", "h": "b", "label": -1}, "the answer -1 is none of the options"),
+        (SENTENCES, {"p": "a", "h": "b", "label": 2}, None),
+        (SENTENCES, {"p": "a", "h": "b", "label": -1}, "the answer -1 is none of the options"),
     ],
 )  # fmt: skip
 def test_problem(spec: dict[str, Any], row: dict[str, Any], problem: str | None) -> None:
@@ -71,9 +73,7 @@ def test_value_at() -> None:
 
 
 def test_columns() -> None:
-    spec = Rows.from_config(
-        LETTERED | {"select": {"kind": "k"}, "subject": "info.subject", "matches": {"q": "x"}}
-    )
+    spec = Rows.from_config(LETTERED | {"select": {"kind": "k"}, "subject": "info.subject", "matches": {"q": "x"}})
     assert spec.columns() == ["q", "a", "b", "c", "key", "info"]
     assert Rows.from_config(NESTED).columns() == ["o", "key"]
 

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, in an order in which neighbours differ for every common colour vision.
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5b6470")
+COLOR = "#0b63ce"  # of one run alone
+# Of several: a neutral baseline, then Okabe and Ito's hues, which differ for every common colour vision.
+COLORS = ("#5f6b7c", "#d55e00", "#0072b2", "#00855f", "#b4478a", "#a87900")
 INK, MUTED, GRID = "#1d2430", "#687385", "#e3e7ee"
 Z95 = 1.959963984540054
 
@@ -42,9 +43,7 @@ class ReliabilityDiagram:
     ece: float
 
 
-def wilson_interval(
-    successes: ArrayLike, trials: ArrayLike
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def wilson_interval(successes: ArrayLike, trials: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The 95 % Wilson score interval of a proportion; NaN where there is no trial (Wilson 1927)."""
     k, n = np.asarray(successes, float), np.asarray(trials, float)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -93,7 +92,7 @@ def plot_reliability_diagram(
     diagram: ReliabilityDiagram,
     *,
     ax: Axes,
-    color: str = COLORS[0],
+    color: str = COLOR,
     title: str | None = None,
     note: bool = True,
     histogram: bool = True,
@@ -115,9 +114,7 @@ def plot_reliability_diagram(
     if histogram and diagram.n:
         height = 0.16 * diagram.counts / diagram.counts.max()
         width = diagram.upper - diagram.lower
-        ax.bar(
-            diagram.lower, height, width=width, align="edge", color=color, alpha=0.22, linewidth=0, zorder=2
-        )
+        ax.bar(diagram.lower, height, width=width, align="edge", color=color, alpha=0.22, linewidth=0, zorder=2)
     # A bin of few questions says little: its marks fade, so that the eye follows the bins that count.
     strength = np.clip(np.sqrt(diagram.counts / max(0.03 * diagram.n, 5)), 0.15, 1)
     if histogram:
@@ -190,7 +187,7 @@ def plot_small_multiples(
             plot_reliability_diagram(
                 diagram,
                 ax=ax,
-                color=colors[position % len(colors)],
+                color=COLOR if len(diagrams) == 1 and not run else colors[position % len(colors)],
                 title=name,
                 note=len(diagrams) == 1,
                 histogram=len(diagrams) == 1,
@@ -203,16 +200,12 @@ def plot_small_multiples(
     for row in range(rows):
         axes[row * columns].set_ylabel("accuracy", fontsize=7.5, color=MUTED)
     if title:
-        figure.text(
-            0.25 / size[0], 1 - 0.14 / size[1], title, fontsize=11, weight="bold", color=INK, va="top"
-        )
+        figure.text(0.25 / size[0], 1 - 0.14 / size[1], title, fontsize=11, weight="bold", color=INK, va="top")
     if len(runs) > 1:
         from matplotlib.lines import Line2D
 
         handles = [
-            Line2D(
-                [], [], color=colors[position % len(colors)], marker="o", markersize=5, linewidth=0, label=run
-            )
+            Line2D([], [], color=colors[position % len(colors)], marker="o", markersize=5, linewidth=0, label=run)
             for run, position in runs.items()
         ]
         figure.legend(handles=handles, loc="upper right", ncols=len(runs), frameon=False, fontsize=8)

@@ -13,7 +13,7 @@ from lm_eval_calib.logs import load_predictions
 from lm_eval_calib.metrics import METRICS
 from lm_eval_calib.predictions import NORMALIZATIONS, Predictions
 from lm_eval_calib.report.scores import GROUPINGS, score
-from lm_eval_calib.report.tables import FORMATS, HEADLINE, SUFFIXES
+from lm_eval_calib.report.tables import FORMATS, HEADLINE, SUFFIXES, write_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,17 +71,13 @@ def read(arguments: argparse.Namespace, words: Sequence[str]) -> Predictions:
     for word in arguments.language:
         task, equals, code = word.rpartition("=")
         if not equals or not task or not code:
-            raise CalibrationValueError(
-                f"--language: expected TASK=CODE, such as 'mytask_*=sw', got {word!r}"
-            )
+            raise CalibrationValueError(f"--language: expected TASK=CODE, such as 'mytask_*=sw', got {word!r}")
         languages[task] = code
     if arguments.normalization == "token" and not arguments.tokenizer:
         # A stored table may hold the lengths already, so that only logs need it.
         stored = all(Path(word.rpartition("=")[2]).suffix == ".parquet" for word in words)
         if not stored:
-            raise CalibrationValueError(
-                "--normalization token needs --tokenizer NAME: logs hold no token counts"
-            )
+            raise CalibrationValueError("--normalization token needs --tokenizer NAME: logs hold no token counts")
     predictions = load_predictions(
         sources(words),
         languages=languages,
@@ -135,15 +131,3 @@ def run(arguments: argparse.Namespace) -> int:
     if shown is not scores and sys.stderr.isatty():
         print(f"{len(METRICS) - len(HEADLINE)} more metrics with --metrics all", file=sys.stderr)
     return 0
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write a text file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return path

@@ -8,6 +8,7 @@ import json
 import math
 import unicodedata
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from lm_eval_calib.bootstrap import Interval
 from lm_eval_calib.metrics import METRICS
@@ -46,10 +47,7 @@ def to_csv(scores: Sequence[Score]) -> str:
     writer.writerow(["run", "task", "benchmark", "language", "language_name", "tier", "subject", "n", *ends])
     for score in scores:
         told = score.to_dict()
-        cells = [
-            told[name]
-            for name in ("run", "task", "benchmark", "language", "language_name", "tier", "subject")
-        ]
+        cells = [told[name] for name in ("run", "task", "benchmark", "language", "language_name", "tier", "subject")]
         numbers: list[float | None] = []
         for metric in metrics:
             value = score.metrics.get(metric)
@@ -99,9 +97,7 @@ def to_table(scores: Sequence[Score]) -> str:
     if len(scores) <= 3:
         header, rows = _wide(scores, metrics)
         turned = [list(column) for column in zip(header, *rows, strict=True)]
-        return _aligned(
-            turned[: _columns(scores)] + turned[_columns(scores) :], left=1, rule=_columns(scores)
-        )
+        return _aligned(turned[: _columns(scores)] + turned[_columns(scores) :], left=1, rule=_columns(scores))
     header, rows = _wide(scores, metrics)
     return _aligned([header, *rows], left=_columns(scores), rule=1)
 
@@ -114,6 +110,18 @@ FORMATS: dict[str, Callable[[Sequence[Score]], str]] = {
     "latex": to_latex,
 }
 SUFFIXES = {".json": "json", ".csv": "csv", ".md": "markdown", ".tex": "latex", ".txt": "table"}
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    return path
 
 
 def _metrics(scores: Sequence[Score]) -> list[str]:
@@ -166,9 +174,7 @@ def _latex(text: str) -> str:
 
 def _width(text: str) -> int:
     """Columns of a terminal: East Asian letters take two, combining marks none."""
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
-    )
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def _aligned(rows: Sequence[Sequence[str]], *, left: int, rule: int) -> str:

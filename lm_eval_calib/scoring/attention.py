@@ -92,7 +92,7 @@ class PrefixColumns:
         return recorded[rows, :, columns].transpose(1, 2)
 
 
-class _PrefixedLayer(DynamicLayer):  # type: ignore[misc]
+class _PrefixedLayer(DynamicLayer):
     """A cache layer that keeps nothing new: it answers each update with the rows' prefixes put in front."""
 
     def __init__(self, recorded: DynamicLayer, columns: PrefixColumns) -> None:
@@ -139,8 +139,9 @@ def tree_arguments(
         )
         # Memory-efficient attention wants rows that start at multiples of eight; otherwise it copies the mask in
         # every layer.
-        width = allowed.shape[-1]
-        mask = torch.full((len(allowed), 1, len(own), -(-width // 8) * 8), torch.finfo(dtype).min, device=device, dtype=dtype)
+        rows, _, width = allowed.shape
+        shape = (rows, 1, len(own), -(-width // 8) * 8)
+        mask = torch.full(shape, torch.finfo(dtype).min, device=device, dtype=dtype)
         masks[kind] = mask[..., :width].masked_fill_(allowed[:, None], 0)
     arguments: dict[str, object] = {
         "position_ids": positions,

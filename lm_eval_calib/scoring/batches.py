@@ -67,6 +67,10 @@ def tree_rows(group: Group, requests: Sequence[Request], *, row_tokens: int, pre
 
     `row_tokens=0` gives each tree a row of its own.
     """
+    # Rows of one length need no padding, so no row is filled further than all of them have to be.
+    total, largest = sum(tree.size for tree in group.trees), max(tree.size for tree in group.trees)
+    if row_tokens:
+        row_tokens = min(row_tokens, -(-total // -(-total // row_tokens)) + largest // 2)
     bins: list[list[Tree]] = []
     space: list[tuple[int, int]] = []  # (free tokens, bin), sorted
     for tree in sorted(group.trees, key=lambda tree: -tree.size):
@@ -122,7 +126,5 @@ def make_batch(rows: Sequence[Row], columns: int) -> Batch:
         np.concatenate(at),
         np.concatenate(target),
         np.concatenate(request),
-        all(
-            row.prefix < 0 and len(row.pieces) == 1 and bool((row.pieces[0].ends == row.length).all()) for row in rows
-        ),
+        all(row.prefix < 0 and len(row.pieces) == 1 and bool((row.pieces[0].ends == row.length).all()) for row in rows),
     )

@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 
 # Rows of trees: longer ones waste attention on what is masked, shorter ones repeat the prefix's keys more often.
 ROW_TOKENS = {"cpu": 512, "other": 512}
-# A CPU is busy with a few hundred tokens, and small passes stay in its caches; a GPU starts here and doubles.
-FIRST_TOKENS = {"cpu": 1024, "other": 4096}
+# On a CPU larger passes gain nothing, smaller ones read the weights more often; a GPU starts here and doubles.
+FIRST_TOKENS = {"cpu": 2048, "other": 4096}
 MOST_TOKENS = 65536
 LEAST_TOKENS = 32
 # Of the memory that is free, what a pass may be expected to take, and what its logits may.
@@ -56,7 +56,8 @@ class Budget:
         if self.device.type != "cuda":
             return int(psutil.virtual_memory().available)
         unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
-        return int(torch.cuda.mem_get_info(self.device)[0]) + unused
+        free: int = torch.cuda.mem_get_info(self.device)[0] + unused
+        return free
 
     @contextmanager
     def watch(self, tokens: int) -> Iterator[None]:

@@ -49,7 +49,8 @@ class _Results:
         np.logical_and.at(self.greedy, request, greedy.cpu().numpy())
         np.subtract.at(self.left, request, 1)
         touched = np.unique(request)
-        return touched[self.left[touched] == 0]
+        complete: npt.NDArray[np.int64] = touched[self.left[touched] == 0]
+        return complete
 
 
 class Engine:
@@ -88,7 +89,7 @@ class Engine:
         self.work.asked += sum(len(request.tokens) - 1 for request in requests)
         while (open_ := np.flatnonzero(results.left)).size:
             results.values[open_], results.greedy[open_], results.left[open_] = 0.0, True, scored[open_]
-            failure = self._run_open([requests[i] for i in open_], open_, results, done)
+            failure = self._run_open([requests[int(i)] for i in open_], open_, results, done)
             # Outside of the except block, whose traceback would hold on to the tensors of the failed pass.
             if failure is not None:
                 self.budget.halve(failure)
@@ -149,9 +150,7 @@ class Engine:
                 ]
             yield from self._row_passes(rows, recorded)
 
-    def _row_passes(
-        self, rows: Sequence[Row], recorded: DynamicCache | None
-    ) -> Iterator[tuple[Batch, dict[str, Any]]]:
+    def _row_passes(self, rows: Sequence[Row], recorded: DynamicCache | None) -> Iterator[tuple[Batch, dict[str, Any]]]:
         done = 0
         while done < len(rows):
             with self.timed("plan"):

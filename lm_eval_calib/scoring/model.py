@@ -30,7 +30,7 @@ _WINDOW_REQUESTS, _WINDOW_CHARACTERS = 16384, 1 << 25
 Answer = tuple[LogLikelihood, bool]
 
 
-class SharedPrefixLM(HFLM):  # type: ignore[misc]
+class SharedPrefixLM(HFLM):
     """lm-eval's `hf` with another way to compute log-likelihoods; everything else is inherited.
 
     What requests share (few-shot examples, a question in front of its choices) is run once, the head is applied
@@ -158,9 +158,7 @@ class SharedPrefixLM(HFLM):  # type: ignore[misc]
         steady = steady_length(self.model.config)
         alone = [i for i, request in enumerate(requests) if len(request.tokens) - 1 > steady]
         shared = [i for i, request in enumerate(requests) if len(request.tokens) - 1 <= steady]
-        for engine, indices in ((lambda: self._engine, shared), (lambda: self._one_by_one, alone)):
-            if not indices:
-                continue
+        for indices, is_long in ((shared, False), (alone, True)):
 
             def done(place: int, value: float, greedy: bool, indices: list[int] = indices) -> None:
                 index = indices[place]
@@ -170,7 +168,9 @@ class SharedPrefixLM(HFLM):  # type: ignore[misc]
                     self.cache_hook.add_partial("loglikelihood", pair, answer)
                 progress.update()
 
-            engine().score([requests[i] for i in indices], done)
+            if indices:
+                engine = self._one_by_one if is_long else self._engine
+                engine.score([requests[i] for i in indices], done)
         return answers  # type: ignore[return-value]
 
     def _progress(self, total: int, disable_tqdm: bool) -> tqdm:

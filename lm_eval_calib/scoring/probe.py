@@ -109,9 +109,7 @@ def _logits(
     """The logits [scored tokens, vocabulary] that the requests ask for, in the order of requests and positions."""
     budget = copy.copy(engine.budget)
     budget.limits, budget.row_tokens = Limits(tokens, 1024), _ROW_TOKENS
-    trial = Engine(
-        engine.model, device=engine.device, autocast=engine.autocast, budget=budget, plan=plan, dtype=dtype
-    )
+    trial = Engine(engine.model, device=engine.device, autocast=engine.autocast, budget=budget, plan=plan, dtype=dtype)
     found: dict[tuple[int, int], torch.Tensor] = {}
     for batch, arguments in trial.passes(requests):
         logits = trial.logits(batch, arguments, torch.from_numpy(np.append(batch.at, 0)).to(engine.device))
