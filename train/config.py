@@ -138,7 +138,7 @@ class TuneConfig(SFTConfig):
         default=0.2, metadata={"help": "A checkpoint each so many steps, or this share of all steps when below 1."}
     )
     save_total_limit: int | None = field(default=2, metadata={"help": "How many checkpoints to keep."})
-    report_to: str | list[str] | None = field(
+    report_to: None | str | list[str] = field(  # noqa: RUF036  (transformers parses the first member)
         default="none", metadata={"help": "Trackers to log to, such as tensorboard or wandb."}
     )
 

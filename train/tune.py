@@ -76,9 +76,15 @@ def tune(arguments: TuneArguments, config: TuneConfig, model_config: ModelConfig
     checkpoint = last_complete_checkpoint(folder)
     if checkpoint is not None and state.is_main_process:
         print(f"resuming from {checkpoint.name}")
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    evaluation = trainer.evaluate() if eval_data is not None else {}
-    _save(trainer, tokenizer, folder, arguments)
+    try:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        evaluation = trainer.evaluate() if eval_data is not None else {}
+        _save(trainer, tokenizer, folder, arguments)
+    except OSError as error:
+        raise CalibrationError(
+            f"output_dir: writing to {folder} failed ({error}); the last whole checkpoint is "
+            f"{last_complete_checkpoint(folder) or 'none'}, and the same command goes on from there"
+        ) from error
     result = {
         "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "identity": identity,
