@@ -179,7 +179,7 @@ def test_a_configuration_file_and_the_command_line_over_it(setting, tmp_path):
     assert found["arguments"]["learning_rate"] == 3e-3
     assert found["steps"] == 2
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto").dtype == torch.bfloat16
-    file.write_text("learning_rte: 1\n")
+    file.write_text(yaml.safe_dump({**settings, "learning_rte": 1}))
     with pytest.raises(CalibrationValueError, match="learning_rte"):
         command.main([str(file)])
 
@@ -237,7 +237,7 @@ def test_tuned_two_ways_and_evaluated_by_lm_eval(tmp_path):
         tmp_path / "model", hidden_size=64, intermediate_size=128, head_dim=32, max_position_embeddings=1024
     )
     write_instructions(tmp_path / "facts.jsonl", limit=600)
-    runs = {"base": tmp_path / "model"}
+    runs = {}
     for b in ("0", "0.1"):
         out = tmp_path / f"smoothing-{b}"
         arguments = ["--model_name_or_path", str(tmp_path / "model"), "--train_data", str(tmp_path / "facts.jsonl")]
@@ -270,10 +270,10 @@ def test_tuned_two_ways_and_evaluated_by_lm_eval(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    rows = list(csv.DictReader(table.open(encoding="utf-8")))
-    assert {row["run"] for row in rows} == set(runs)
-    read = {(row["run"], row["metric"]): float(row["value"]) for row in rows}
-    for name in runs:
-        assert 0 <= read[name, "ece"] <= 1
-    # A model that never saw a fact is unsure; one that was taught without smoothing is the surest.
-    assert read["smoothing-0", "nll"] != read["smoothing-0.1", "nll"] != read["base", "nll"]
+    with table.open(encoding="utf-8") as file:
+        read = {row["run"]: row for row in csv.DictReader(file)}
+    assert set(read) == set(runs)
+    for row in read.values():
+        assert row["n"] == "30"
+        assert 0 <= float(row["ece"]) <= 1
+    assert read["smoothing-0"]["nll"] != read["smoothing-0.1"]["nll"]
