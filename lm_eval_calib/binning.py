@@ -19,7 +19,7 @@ class BinStatistics:
     """What fell into each of B bins.
 
     Attributes:
-        edges: [B + 1], ascending. Bin b is (edges[b], edges[b + 1]]; 0 lies in the first.
+        edges: [B + 1], ascending. Bin b is (edges[b], edges[b + 1]]; 0 lies in the first that is filled.
         counts: [B], questions.
         confidence: [B], mean confidence, NaN where a bin is empty.
         accuracy: [B], share of right answers, NaN where a bin is empty.

@@ -36,23 +36,9 @@ def choice_probabilities(
         CalibrationValueError: naming the row, for infinite or missing log-likelihoods, no choices, lengths of
             another shape or not positive, a temperature that is not positive.
     """
-    scores, real = _padded(log_likelihoods, "log_likelihoods")
+    scores, real = padded(log_likelihoods, "log_likelihoods", lengths)
     if not (isinstance(temperature, float | int | np.number) and 0 < float(temperature) < np.inf):
         raise CalibrationValueError(f"temperature: expected a positive number, got {temperature!r}")
-    if lengths is not None:
-        divisors, divisors_real = _padded(lengths, "lengths")
-        if divisors.shape != scores.shape or (divisors_real != real).any():
-            raise CalibrationValueError(
-                f"lengths: expected one for each of the log-likelihoods, got shape {divisors.shape} for "
-                f"{scores.shape} or other padding; measure every choice"
-            )
-        if (divisors[real] <= 0).any():
-            row = int(((divisors <= 0) & real).any(axis=1).argmax())
-            raise CalibrationValueError(
-                f"lengths: expected positive lengths, got {divisors[row][real[row]].tolist()} at row {row}; "
-                "an empty choice has no per-length score, use another normalisation"
-            )
-        scores = scores / np.where(real, divisors, 1.0)
     scores = np.where(real, scores, -np.inf) / float(temperature)
     if not scores.size:
         return np.empty(scores.shape)
@@ -85,26 +71,45 @@ def confidence_and_correct(probabilities: npt.ArrayLike, gold: Any) -> tuple[Flo
     return values[rows, best], mask[rows, best]
 
 
-def _padded(values: Any, name: str) -> tuple[Floats, Bools]:
-    """Ragged rows or a padded array as an [N, K] array with zeros for padding, and what is real."""
+def padded(log_likelihoods: Any, name: str, lengths: Any = None) -> tuple[Floats, Bools]:
+    """Ragged rows or a padded array, over lengths, as [N, K] with zeros for padding, and what is real."""
+    scores, real = _rows(log_likelihoods, name)
+    if lengths is None:
+        return scores, real
+    divisors, divisors_real = _rows(lengths, "lengths")
+    if divisors.shape != scores.shape or (divisors_real != real).any():
+        raise CalibrationValueError(
+            f"lengths: expected one for each of the {name}, got shape {divisors.shape} for {scores.shape} or "
+            "other padding; measure every choice"
+        )
+    if (divisors[real] <= 0).any():
+        row = int(((divisors <= 0) & real).any(axis=1).argmax())
+        raise CalibrationValueError(
+            f"lengths: expected positive lengths, got {divisors[row][real[row]].tolist()} at row {row}; "
+            "an empty choice has no per-length score, use another normalisation"
+        )
+    return scores / np.where(real, divisors, 1.0), real
+
+
+def _rows(values: Any, name: str) -> tuple[Floats, Bools]:
     if not isinstance(values, np.ndarray):
         values = list(values)
         rows = [numeric(row, f"{name}[{index}]", ndim=1) for index, row in enumerate(values)]
         sizes = np.fromiter((row.size for row in rows), dtype=np.int64, count=len(rows))
         real = np.arange(sizes.max(initial=0)) < sizes[:, None]
-        padded = np.zeros(real.shape)
+        array = np.zeros(real.shape)
         if real.any():
-            padded[real] = np.concatenate(rows)
+            array[real] = np.concatenate(rows)
     else:
-        padded = numeric(values, name, ndim=2).astype(np.float64)
-        real = ~np.isnan(padded)
-        padded[~real] = 0.0
+        array = numeric(values, name, ndim=2).astype(np.float64)
+        real = ~np.isnan(array)
+        array[~real] = 0.0
     check_padding(real, name)
-    bad = ~np.isfinite(padded).all(axis=1)
+    bad = ~np.isfinite(array).all(axis=1)
     if bad.any():
         row = int(bad.argmax())
         raise CalibrationValueError(
-            f"{name}: expected finite numbers, got {padded[row][real[row]].tolist()} at row {row} "
+            f"{name}: expected finite numbers, got {array[row][real[row]].tolist()} at row {row} "
             f"({int(bad.sum())} such rows); drop the question or score it again"
         )
-    return padded, real
+    return array, real

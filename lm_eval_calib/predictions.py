@@ -167,13 +167,18 @@ class Predictions:
         `normalization` is none, char, byte or token; None takes what each task's own configuration
         says, which is `none` for tasks that are not ours.
         """
+        likelihoods, lengths = self.log_likelihoods(), self.lengths(normalization)
+        return np.asarray(choice_probabilities(likelihoods, lengths=lengths, temperature=temperature))
+
+    def lengths(self, normalization: str | None = None) -> NDArray[np.float64]:
+        """[N, K] what log-likelihoods are divided by, padded with NaN; 1 for `none`."""
         likelihoods = self.log_likelihoods()
         divisor = np.ones_like(likelihoods)
         for name, rows in self._by_normalization(normalization):
             if (column := NORMALIZATIONS[name]) is not None:
                 divisor[rows] = self._lengths(column, rows, likelihoods.shape[1], name)
         divisor[np.isnan(likelihoods)] = np.nan
-        return np.asarray(choice_probabilities(likelihoods, lengths=divisor, temperature=temperature))
+        return divisor
 
     def log_likelihoods(self) -> NDArray[np.float64]:
         """[N, K] log-likelihoods as logged, padded with NaN."""

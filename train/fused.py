@@ -49,10 +49,12 @@ def plan(tokens: int, vocabulary: int, itemsize: int, *, device: str, fused: boo
     elements = budget // itemsize
     chunk = LONGEST_CHUNK
     if device == "cpu" or fused:
-        chunk = max(elements // vocabulary, -(-tokens // MOST_CHUNKS) if fused else 16)
-        # Whole tiles of the matrix product, and chunks of equal size.
+        chunk = elements // vocabulary
+        if chunk >= 128:
+            chunk = chunk // 128 * 128  # whole tiles of the matrix product
+        chunk = max(chunk, _round_up(-(-tokens // MOST_CHUNKS), 128) if fused else 16)
         if 128 <= chunk < tokens:
-            chunk = _round_up(-(-tokens // -(-tokens // (chunk // 128 * 128))), 128)
+            chunk = _round_up(-(-tokens // -(-tokens // chunk)), 128)  # chunks of about equal size
     chunk = max(min(chunk, tokens), 1)
     width = min(max(elements // chunk // 128 * 128, 128), vocabulary)
     ends = [*range(vocabulary - width, 0, -width), 0][::-1]
@@ -78,7 +80,7 @@ class FusedHead(torch.autograd.Function):
         dtype: torch.dtype,
         needs_grad: bool,
         statistics: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, ...]:
         ctx.set_materialize_grads(False)
         needs = tuple(ctx.needs_input_grad[:3]) if needs_grad else (False, False, False)
         # Float16 gradients need the loss scale before they are rounded, and that is known in the backward pass.
@@ -99,17 +101,18 @@ class FusedHead(torch.autograd.Function):
         )
         log_normalizer = state[MAX] + torch.log(state[SUM_EXP])
         nll = log_normalizer - state[TARGET]
-        loss = nll
+        token_loss = nll
         if head.label_smoothing:
-            loss = nll + head.label_smoothing * (state[TARGET] - state[SUM_Z] / weight.shape[0])
-        if scale is not None:
-            loss = loss.sum() * scale
+            token_loss = nll + head.label_smoothing * (state[TARGET] - state[SUM_Z] / weight.shape[0])
+        # Outputs must be tensors of their own, of which one alone carries the gradient.
+        loss = token_loss.clone() if scale is None else token_loss.sum() * scale
+        token_loss = token_loss.clone() if token_loss is nll else token_loss
         entropy = log_normalizer - state[SUM_EXP_Z] / state[SUM_EXP]
         is_top1 = (state[TARGET] >= state[MAX]) & (state[TARGET] > state[BEFORE])
         ctx.save_for_backward(hidden, weight, bias, targets, state)
         ctx.head, ctx.scale, ctx.dtype, ctx.needs = head, scale, dtype, needs
-        ctx.mark_non_differentiable(nll, entropy, is_top1)
-        return loss.clone() if loss is nll else loss, nll, entropy, is_top1
+        ctx.mark_non_differentiable(token_loss, nll, entropy, is_top1)
+        return loss, token_loss, nll, entropy, is_top1
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -41,6 +41,7 @@ class SmoothedHeadOutput(ModelOutput):
 
     loss: torch.Tensor | None = None
     nll: torch.Tensor | None = None
+    token_loss: torch.Tensor | None = None
     token_nll: torch.Tensor | None = None
     entropy: torch.Tensor | None = None
     is_top1: torch.Tensor | None = None
@@ -140,6 +141,7 @@ def _loss(
     return SmoothedHeadOutput(
         loss=result.loss,
         nll=result.nll.sum() * scale,
+        token_loss=spread(result.token_loss),
         token_nll=spread(result.nll),
         entropy=spread(result.entropy),
         is_top1=spread(result.is_top1),

@@ -99,6 +99,7 @@ class HeadResult(NamedTuple):
     """Of N tokens: `loss` (scaled sum, or per token) carries the gradient; the rest [N] does not."""
 
     loss: torch.Tensor
+    token_loss: torch.Tensor
     nll: torch.Tensor
     entropy: torch.Tensor
     is_top1: torch.Tensor

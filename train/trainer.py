@@ -139,11 +139,8 @@ class LabelSmoothedSFTTrainer(SFTTrainer):
             self._metrics[mode]["aux_loss"].append(aux_loss.mean())
 
     def _add_eval_sums(self, output: heads.SmoothedHeadOutput) -> None:
-        tokens = output.label_mask.sum(1)
-        nll = output.token_nll.double().sum(1)
-        # The smoothed loss comes as one sum; its share is spread over the rows only to be added up again.
-        smoothed = (output.loss.detach().double() * tokens.sum().clamp(min=1)).expand(len(tokens)) / len(tokens)
-        rows = torch.stack([nll, smoothed, tokens.double()], 1)
+        columns = (output.token_nll, output.token_loss, output.label_mask)
+        rows = torch.stack([column.double().sum(1) for column in columns], 1)
         # Rows that pad the last batch of the devices are dropped; packed rows cannot be told apart.
         gather = self.accelerator.gather if self.padding_free else self.accelerator.gather_for_metrics
         self._eval_sums = self._eval_sums + gather(rows).sum(0)

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lm_eval_calib.bootstrap import Difference, Replicates, average, difference
+from lm_eval_calib.bootstrap import Difference, Replicates, average
 from lm_eval_calib.errors import CalibrationValueError
 from lm_eval_calib.logs import Source, load_predictions
+from lm_eval_calib.metrics import METRICS
 from lm_eval_calib.predictions import Predictions
+from lm_eval_calib.recalibration import temperature_scaling
 from lm_eval_calib.report.checks import warnings_of
 from lm_eval_calib.report.figures import ReliabilityDiagram, prepare_reliability_diagram
 from lm_eval_calib.report.scores import (
@@ -24,11 +26,14 @@ from lm_eval_calib.report.scores import (
     Ints,
     Score,
     averages,
+    differences_of,
+    intervals_of,
     number,
     replicates_of,
 )
 from lm_eval_calib.significance import McNemar, benjamini_hochberg, mcnemar
 
+_FOLDS = 5  # of temperature scaling
 COVERAGES = np.arange(1, 51) / 50
 
 
@@ -176,11 +181,11 @@ class Report:
     def scores(self, by: str = "language") -> list[Score]:
         """Metrics with intervals by language, tier or benchmark."""
         if by == "language":
-            return [Score(g, r.size, r.intervals(level=self.level)) for g, r in self.cells.items()]
+            return [Score(g, r.size, intervals_of(r, level=self.level)) for g, r in self.cells.items()]
         if by not in ("tier", "benchmark"):
             raise CalibrationValueError(f"by: expected language, tier or benchmark, got {by!r}; see `score`")
         means = self.tiers if by == "tier" else self.benchmarks
-        return [Score(g, r.size, r.intervals(level=self.level), k) for g, (r, k) in means.items()]
+        return [Score(g, r.size, intervals_of(r, level=self.level), k) for g, (r, k) in means.items()]
 
     @cached_property
     def warnings(self) -> tuple[str, ...]:
@@ -288,7 +293,7 @@ def _compare(
                 baseline,
                 second,
                 *counts[second],
-                difference(cells[first], cells[second]),
+                differences_of(cells[first], cells[second]),
                 {},
                 mcnemar(correct[shared[first]], correct[shared[second]]),
             )
@@ -300,9 +305,7 @@ def _compare(
             key = (second.benchmark, second.tier if by_tier else None)
             members.setdefault(key, []).append((first, second))
         for (benchmark, tier), group in sorted(members.items(), key=lambda m: TIER_ORDER[m[0][1]]):
-            shared_by, only_first, only_second = (
-                sum(counts[second][i] for _, second in group) for i in range(3)
-            )
+            shared_by, only_first, only_second = (sum(counts[second][i] for _, second in group) for i in range(3))
             means = [average([cells[pair[side]] for pair in group]) for side in (0, 1)]
             name = tier if tier or not by_tier else "unknown"
             found.append(
@@ -312,7 +315,7 @@ def _compare(
                     shared=shared_by,
                     only_baseline=only_first,
                     only_run=only_second,
-                    differences=difference(means[0], means[1]),
+                    differences=differences_of(means[0], means[1]),
                 )
             )
     return found
@@ -333,7 +336,22 @@ def _adjusted(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 
 def _temperatures(answers: Answers, rows: Mapping[Group, Ints]) -> dict[Group, dict[str, float]]:
-    return {}
+    """Temperature scaling of each group that has questions enough for folds."""
+    predictions = answers.predictions
+    scores = predictions.log_likelihoods() / predictions.lengths(answers.normalization)
+    gold = predictions.gold()
+    found = {}
+    for group, mine in rows.items():
+        if len(mine) < 2 * _FOLDS:
+            continue
+        width = int((~np.isnan(scores[mine])).sum(axis=1).max())
+        told = temperature_scaling(scores[mine][:, :width], gold[mine][:, :width], folds=_FOLDS)
+        values = {"temperature": next(iter(told.temperatures.values()))}
+        for when, questions in (("before", told.before), ("after", told.after)):
+            for metric in ("ece", "nll"):
+                values[f"{metric}_{when}"] = questions.value(METRICS[metric], num_bins=answers.bins)
+        found[group] = values
+    return found
 
 
 def group_of(groups: Iterable[Group], run: str, benchmark: str, tier: str | None = None) -> Group | None:

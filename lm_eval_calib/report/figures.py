@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, in an order in which neighbours differ for every common colour vision.
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5b6470")
+COLOR = "#0b63ce"  # of one run alone
+# Of several: a neutral baseline, then Okabe and Ito's hues, which differ for every common colour vision.
+COLORS = ("#5f6b7c", "#d55e00", "#0072b2", "#00855f", "#b4478a", "#a87900")
 INK, MUTED, GRID = "#1d2430", "#687385", "#e3e7ee"
 Z95 = 1.959963984540054
 
@@ -91,7 +92,7 @@ def plot_reliability_diagram(
     diagram: ReliabilityDiagram,
     *,
     ax: Axes,
-    color: str = COLORS[0],
+    color: str = COLOR,
     title: str | None = None,
     note: bool = True,
     histogram: bool = True,
@@ -186,7 +187,7 @@ def plot_small_multiples(
             plot_reliability_diagram(
                 diagram,
                 ax=ax,
-                color=colors[position % len(colors)],
+                color=COLOR if len(diagrams) == 1 and not run else colors[position % len(colors)],
                 title=name,
                 note=len(diagrams) == 1,
                 histogram=len(diagrams) == 1,

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from lm_eval_calib.bootstrap import Difference, Replicates
+from lm_eval_calib.report.scores import contrast, interval_of
 
 if TYPE_CHECKING:
     from lm_eval_calib.report.analysis import Comparison, Report
@@ -34,7 +33,7 @@ def _level(report: Report, benchmark: str) -> str:
     means = {group.run: part for group, part in report.benchmarks.items() if group.benchmark == benchmark}
     run = report.baseline if report.baseline in means else next(iter(means))
     mean, languages = means[run]
-    over = mean.interval("overconfidence")
+    over = interval_of(mean, "overconfidence")
     if over.low > 0:
         verdict = "is overconfident"
     elif over.high < 0:
@@ -164,12 +163,19 @@ def _tiers(report: Report, run: str, benchmark: str) -> dict[str, Replicates]:
 
 
 def _value(part: Replicates, metric: str) -> str:
-    interval = part.interval(metric)
+    interval = interval_of(part, metric)
     return f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
 
 
 def _span(value: float, low: float, high: float) -> str:
-    return f"{value:+.2f} [{low:+.2f}, {high:+.2f}]".replace("-", "−")
+    # A third digit where two would hide on which side of 0 an end lies.
+    digits = 3 if any(0 < abs(end) < 0.005 for end in (value, low, high)) else 2
+    return f"{_plus(value, digits)} [{_plus(low, digits)}, {_plus(high, digits)}]"
+
+
+def _plus(value: float, digits: int) -> str:
+    text = f"{value:+.{digits}f}"
+    return text.replace("-", "−") if float(text) else text[1:]
 
 
 def _signed(change: Difference) -> str:
@@ -180,13 +186,5 @@ def _moved(change: Difference, up: str, down: str, same: str = "") -> str:
     """The direction if the interval excludes 0, else that there is none to tell."""
     if change.low > 0 or change.high < 0:
         return f"{up if change.value > 0 else down} ({_signed(change)})"
-    same = same or f"not detectably {up} or {down.split()[0]}"
+    same = same or f"not detectably {up.split()[0]} or {down}"  # "not detectably more or less accurate"
     return f"{same} ({_signed(change)})"
-
-
-def contrast(terms: Sequence[tuple[int, Replicates]], metric: str) -> tuple[float, float, float]:
-    """A signed sum of groups of one `replicate` call: value and 95 % percentile interval."""
-    value = sum(sign * part.values[metric] for sign, part in terms)
-    replicates = sum(sign * part.replicates[metric] for sign, part in terms)
-    low, high = np.nanquantile(np.asarray(replicates), [0.025, 0.975])
-    return float(value), float(low), float(high)

@@ -13,7 +13,7 @@ from lm_eval_calib.logs import load_predictions
 from lm_eval_calib.metrics import METRICS
 from lm_eval_calib.predictions import NORMALIZATIONS, Predictions
 from lm_eval_calib.report.scores import GROUPINGS, score
-from lm_eval_calib.report.tables import FORMATS, HEADLINE, SUFFIXES
+from lm_eval_calib.report.tables import FORMATS, HEADLINE, SUFFIXES, write_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -131,15 +131,3 @@ def run(arguments: argparse.Namespace) -> int:
     if shown is not scores and sys.stderr.isatty():
         print(f"{len(METRICS) - len(HEADLINE)} more metrics with --metrics all", file=sys.stderr)
     return 0
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write a text file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return path

@@ -109,7 +109,7 @@ def write(design: Mapping[str, Any], questions: Mapping[str, tuple[str, Question
     about = [study_text.about(comparison) for comparison in comparisons]
     told = {"design": design, "options": options, "benchmarks": about, "rows": table}
     (out / "study.json").write_text(json.dumps(told, indent=1, default=str), encoding="utf-8")
-    figures = []
+    figures: list[Path | None] = []
     try:
         from lm_eval_calib.report.study_figures import draw
 

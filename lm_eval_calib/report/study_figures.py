@@ -14,13 +14,18 @@ COLOURS = {"high": "#1b6ca8", "mid": "#c77c11", "low": "#a3263a", "unknown": "#6
 Row = Mapping[str, Any]
 
 
-def draw(table: Sequence[Row], comparison: Comparison, out: Path) -> Path:
-    """Draw one benchmark under one normalisation, and return the PNG's path (a PDF lies beside it)."""
+def draw(table: Sequence[Row], comparison: Comparison, out: Path) -> Path | None:
+    """Draw one benchmark under one normalisation, and return the PNG's path (a PDF lies beside it).
+
+    None where no tuned model has results yet.
+    """
     from matplotlib.figure import Figure
 
     benchmark, normalization = comparison.questions.benchmark, comparison.normalization
     own = [row for row in table if row["benchmark"] == benchmark and row["normalization"] == normalization]
     settings = list(dict.fromkeys((r["instruction_set"], r["learning_rate"]) for r in own if r["instruction_set"]))
+    if not settings:
+        return None
     figure = Figure(figsize=(3.1 * len(METRICS) + 1.2, 2.5 * len(settings) + 0.7), layout="constrained")
     axes = figure.subplots(len(settings), len(METRICS), squeeze=False, sharey="col")
     for line, (data, rate) in enumerate(settings):

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 from scipy.sparse import csr_array
-from scipy.special import logsumexp, ndtri
+from scipy.special import ndtri
 
 from lm_eval_calib.binning import equal_width_bins
 from lm_eval_calib.confidence import confidence_and_correct
@@ -133,16 +132,15 @@ class Comparison:
                 scores = np.log(ready)
             scores[np.isnan(scores)] = -np.inf
             half = self.questions.cluster % 2
-            fitted = np.ones(len(half))
-            high = np.isin(self._language, self.languages_of("high") or range(len(self.languages)))
-            for fold in (0, 1):
-                if scaling == SCALED:
-                    fitted[half == fold] = fit_temperature(scores, self.questions.gold, high & (half != fold))
-                    continue
-                for index in range(len(self.languages)):
-                    own = self._language == index
-                    value = fit_temperature(scores, self.questions.gold, own & (half != fold))
-                    fitted[own & (half == fold)] = value
+            count = len(self.languages)
+            # One group a fold, or a fold and language; -1 is used by no fit.
+            if scaling == SCALED:
+                high = np.isin(self._language, self.languages_of("high") or range(count))
+                own, groups, fitted_on = 1 - half, 2, np.where(high, half, -1)
+            else:
+                own, groups = self._language + count * (1 - half), 2 * count
+                fitted_on = self._language + count * half
+            fitted = fit_temperatures(scores, self.questions.gold, fitted_on, groups)[own]
             self._temperatures[run, scaling] = fitted
         return self._temperatures[run, scaling]
 
@@ -200,24 +198,44 @@ def _per_question(name: str, probabilities: Floats, gold: NDArray[np.bool_]) -> 
     return np.asarray(function(probabilities, gold), dtype=np.float64)
 
 
-def fit_temperature(scores: Floats, gold: NDArray[np.bool_], rows: NDArray[np.bool_]) -> float:
-    """The temperature with the least NLL of the gold sets over some rows; 1 where there are none.
+def fit_temperatures(scores: Floats, gold: NDArray[np.bool_], group: NDArray[np.int64], groups: int) -> Floats:
+    """[groups] temperatures with the least mean NLL of the gold sets, one a group; 1 for a group without questions.
+
+    All groups are searched at once: the NLL is unimodal in the logarithm of the temperature, so a golden section finds
+    its least value.
 
     Args:
         scores: [N, K] unnormalised log-probabilities, -inf where there is no such choice.
         gold: [N, K].
-        rows: [N] which questions count.
+        group: [N] numbers from 0; questions below 0 belong to none.
+        groups: How many groups there are.
     """
-    if not rows.any():
-        return 1.0
-    own, right = scores[rows], gold[rows]
+    own, right, group = scores[group >= 0], gold[group >= 0], group[group >= 0]
+    inside = np.where(right, own, -np.inf)
 
-    def nll(log_temperature: float) -> float:
-        scaled = own / np.exp(log_temperature)
-        inside = logsumexp(np.where(right, scaled, -np.inf), axis=1)
-        return float(np.mean(logsumexp(scaled, axis=1) - inside))
+    def nll(log_temperature: Floats) -> Floats:
+        inverse = np.exp(-log_temperature)[group, None]
+        loss = _logsumexp(own * inverse) - _logsumexp(inside * inverse)
+        return np.asarray(np.bincount(group, weights=loss, minlength=groups), dtype=np.float64)
 
-    return float(np.exp(minimize_scalar(nll, bounds=(-4.0, 4.0), method="bounded").x))
+    ratio = (np.sqrt(5) - 1) / 2
+    low, high = np.full(groups, -4.0), np.full(groups, 4.0)
+    left, right_ = high - ratio * (high - low), low + ratio * (high - low)
+    at_left, at_right = nll(left), nll(right_)
+    for _ in range(40):  # to 4e-8
+        less = at_left < at_right
+        low, high = np.where(less, low, left), np.where(less, right_, high)
+        inner = np.where(less, high - ratio * (high - low), low + ratio * (high - low))
+        value = nll(inner)
+        left, right_ = np.where(less, inner, right_), np.where(less, left, inner)
+        at_left, at_right = np.where(less, value, at_right), np.where(less, at_left, value)
+    empty = np.bincount(group, minlength=groups) == 0
+    return np.where(empty, 1.0, np.exp((low + high) / 2))
+
+
+def _logsumexp(values: Floats) -> Floats:
+    top = values.max(axis=1, keepdims=True)
+    return np.asarray(np.log(np.exp(values - top).sum(axis=1)) + top[:, 0])
 
 
 @dataclass(frozen=True)

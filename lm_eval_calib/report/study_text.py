@@ -17,6 +17,7 @@ NAMES = {
     "rms_ce_debiased": "RMS error, debiased",
     "brier": "Brier score",
 }
+SMOOTHED_ECE = ("smoothed - unsmoothed", "all", "ece")
 SHOWN = ("acc", "confidence", "ece", "rms_ce", "rms_ce_debiased", "brier")
 
 
@@ -40,7 +41,7 @@ def markdown(
     options: Mapping[str, Any],
     benchmarks: Sequence[Mapping[str, Any]],
     table: Sequence[Row],
-    figures: Sequence[Path],
+    figures: Sequence[Path | None],
 ) -> str:
     """The whole text."""
     lines = [f"# Study {design['name']}", ""]
@@ -57,6 +58,7 @@ def markdown(
         "other languages, seeds or models.",
         "",
     ]
+    lines += [*overview(benchmarks, table), ""]
     for index, part in enumerate(benchmarks):
         own = [
             row
@@ -64,9 +66,42 @@ def markdown(
             if row["benchmark"] == part["benchmark"] and row["normalization"] == part["normalization"]
         ]
         lines += section(part, own)
-        if index < len(figures):
-            lines += ["", f"![{part['benchmark']}, {part['normalization']}]({figures[index].name})", ""]
+        if index < len(figures) and (figure := figures[index]) is not None:
+            lines += ["", f"![{part['benchmark']}, {part['normalization']}]({figure.name})", ""]
     return "\n".join(lines) + "\n"
+
+
+def overview(benchmarks: Sequence[Mapping[str, Any]], table: Sequence[Row]) -> list[str]:
+    """One line a benchmark and setting: what tuning did in all languages, in which tiers the effect is, what helps."""
+    lines = [
+        "| benchmark | setting | tuned - base: confidence | accuracy | ECE | the papers' effect in | "
+        "smoothing, ECE less that without | temperature scaling, the same |",
+        "| --- | --- | ---: | ---: | ---: | --- | ---: | ---: |",
+    ]
+    for part in benchmarks:
+        own = [
+            row
+            for row in table
+            if (row["benchmark"], row["normalization"]) == (part["benchmark"], part["normalization"])
+        ]
+        for setting, rows in by_setting(own):
+            change = {metric: find(rows, "tuned - base", "all", metric) for metric in ("confidence", "acc", "ece")}
+            if not all(change.values()):
+                continue
+            tiers = []
+            for scope in dict.fromkeys(row["scope"] for row in rows):
+                moved = {metric: find(rows, "tuned - base", scope, metric) for metric in ("confidence", "acc", "ece")}
+                if scope != "all" and effect(moved).startswith("The papers' effect:"):
+                    tiers.append(scope)
+            smoothed = [row for row in rows if (row["comparison"], row["scope"], row["metric"]) == SMOOTHED_ECE]
+            helped = "; ".join(f"{row['label_smoothing']:g}: {_signed(row)}" for row in smoothed)
+            scaled = find(rows, "scaled - unscaled", "all", "ece", 0.0)
+            cells = [_signed(row) for row in change.values() if row]
+            lines.append(
+                f"| {part['benchmark']} ({part['normalization']}) | {setting} | {' | '.join(cells)} | "
+                f"{', '.join(tiers) or 'no tier'} | {helped} | {_signed(scaled) if scaled else ''} |"
+            )
+    return lines
 
 
 def section(part: Mapping[str, Any], table: Sequence[Row]) -> list[str]:
@@ -178,15 +213,11 @@ def differences(table: Sequence[Row]) -> list[str]:
             row["comparison"],
         )
         for row in table
-        if " - " in row["comparison"]
+        if row["comparison"] in ("tuned - base", "smoothed - unsmoothed", "smoothed - scaled")
     )
     for key in keys:
         for scope in dict.fromkeys(row["scope"] for row in table):
-            cells = [
-                f"{row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]" if row else ""
-                for metric in metrics
-                for row in [_row(table, *key, scope, metric)]
-            ]
+            cells = [_signed(row) if row else "" for metric in metrics for row in [_row(table, *key, scope, metric)]]
             smoothing = f", smoothing {key[3]:g}" if key[3] else ""
             lines.append(f"| {key[1]}, {key[2]:g}{smoothing} | {key[4]} | {scope} | " + " | ".join(cells) + " |")
     return lines
@@ -220,8 +251,13 @@ def _moved(name: str, row: Row | None) -> str:
     assert row is not None
     if row["low"] > 0 or row["high"] < 0:
         verb = "rose" if row["value"] > 0 else "fell"
-        return f"{name} {verb} by {abs(row['value']):.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
-    return f"{name} did not clearly change ({row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}])"
+        return f"{name} {verb} ({_signed(row)})"
+    return f"{name} did not clearly change ({_signed(row)})"
+
+
+def _signed(row: Row) -> str:
+    value, low, high = (f"{row[key]:+.3f}".replace("-0.000", "+0.000") for key in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
 
 
 def _languages(row: Row | None) -> str:

@@ -13,7 +13,7 @@ from lm_eval_calib import __version__
 from lm_eval_calib.bootstrap import Difference, Interval
 from lm_eval_calib.metrics import METRICS
 from lm_eval_calib.report.figures import ReliabilityDiagram
-from lm_eval_calib.report.scores import Group, Ints
+from lm_eval_calib.report.scores import Group, Ints, interval_of
 from lm_eval_calib.report.tables import arrow
 
 if TYPE_CHECKING:
@@ -89,11 +89,11 @@ def _benchmark(report: Report, benchmark: str, metrics: list[str]) -> dict[str, 
         "tierSizes": [sum(tier in (None, group.tier) for group in first) for tier in tiers],
         "n": [[part.size if part else 0 for part in row] for row in parts],
         "values": {
-            m: [[_triple(part.interval(m)) if part and m in part.values else None for part in row] for row in parts]
+            m: [[_triple(interval_of(part, m)) if part and m in part.values else None for part in row] for row in parts]
             for m in metrics
         },
         "tierValues": {
-            m: [[_triple(part.interval(m)) if part and m in part.values else None for part in row] for row in means]
+            m: [[_triple(interval_of(part, m)) if part and m in part.values else None for part in row] for row in means]
             for m in metrics
         },
         "differences": {

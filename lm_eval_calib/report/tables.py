@@ -8,6 +8,7 @@ import json
 import math
 import unicodedata
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from lm_eval_calib.bootstrap import Interval
 from lm_eval_calib.metrics import METRICS
@@ -109,6 +110,18 @@ FORMATS: dict[str, Callable[[Sequence[Score]], str]] = {
     "latex": to_latex,
 }
 SUFFIXES = {".json": "json", ".csv": "csv", ".md": "markdown", ".tex": "latex", ".txt": "table"}
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    return path
 
 
 def _metrics(scores: Sequence[Score]) -> list[str]:
