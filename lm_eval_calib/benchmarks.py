@@ -58,7 +58,8 @@ class BenchmarkTask(CalibratedTask):
         if "language" in config:
             folder = Path(config.get("metadata", {}).get("config_source", "")).parent
             source = task_config(folder, config.pop("language"))
-            metadata = {**source["metadata"], **config["metadata"]}
+            told = {key: source["metadata"][key] for key in ("benchmark", "language")}
+            metadata = {**source["metadata"], **config["metadata"], **told}
             config = {**source, **config, "metadata": metadata}
         self._rows = Rows.from_config(config.pop("rows", {}), config.get("task"))
         self._started = False

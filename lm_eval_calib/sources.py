@@ -137,8 +137,9 @@ def task_config(folder: Path, suffix: str) -> dict[str, Any]:
     if suffix not in benchmark.languages:
         raise CalibrationValueError(f"language: {path} has {', '.join(benchmark.languages)}, got {suffix!r}")
     config: dict[str, Any] = _resolved(benchmark.config(suffix))
-    metadata = {"language_code": benchmark.languages[suffix], **config.get("metadata", {})}
-    return {**config, "metadata": metadata}
+    # Logs are read by these, as a task's name alone does not tell (la: Latin, or Latin America?).
+    told = {"benchmark": f"calib_{benchmark.name}", "language": benchmark.languages[suffix]}
+    return {**config, "metadata": {**config.get("metadata", {}), **told}}
 
 
 @functools.cache

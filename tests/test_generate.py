@@ -19,6 +19,7 @@ from lm_eval_calib.tasks.generate import ROOT, differences, files, main, read_be
 from lm_eval_calib.errors import CalibrationValueError
 from lm_eval_calib.harness import resolve_base_task
 from lm_eval_calib.sources import Function, read_benchmark, task_config
+from lm_eval_calib.tasknames import parse_task_name
 
 MINIMAL = """
 title: T
@@ -93,7 +94,7 @@ def test_task_config_fills_in_and_resolves(tmp_path: Path) -> None:
         "base_task": "xnli_sw",
         "process_docs": json.dumps,
         "description": "costs $5 in sw (swa), moja",
-        "metadata": {"language_code": "swa"},
+        "metadata": {"benchmark": f"calib_{tmp_path.name}", "language": "swa"},
     }
     assert read_benchmark(tmp_path).config("sw")["process_docs"] == Function("json.dumps")
     assert task_config(tmp_path, "en")["num_fewshot"] == 3
@@ -187,3 +188,11 @@ def test_stock_validate_passes_over_all_our_tasks_and_groups() -> None:
     assert done.returncode == 0, done.stdout[-2000:]
     assert "All tasks found and valid" in done.stdout
     assert len(names) > 700
+
+
+def test_logs_tell_benchmark_and_language_of_every_task() -> None:
+    for benchmark in read_benchmarks():
+        for suffix, code in benchmark.languages.items():
+            metadata = task_config(ROOT / benchmark.name, suffix)["metadata"]
+            told = parse_task_name(benchmark.task_name(suffix), {"metadata": metadata})
+            assert (told.benchmark, told.language) == (f"calib_{benchmark.name}", code)
