@@ -31,7 +31,7 @@ Key = TypeVar("Key", bound=Hashable)
 Chosen = str | Metric | Iterable[str | Metric] | None
 
 # Entries of a block of resamples: large enough that Python costs nothing, small enough for the caches.
-_BLOCK = 1 << 19
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,11 @@ class Replicates:
     def interval(self, name: str, *, level: float = 0.95, method: Method = "basic") -> Interval:
         """The interval of one metric.
 
-        "percentile" takes the quantiles of the replicates. "basic" reflects them at the value, which undoes the
-        bias of the metric to first order, and clips them to its range. Calibration errors near 0 need it: of 90 %
-        intervals for an ECE of 0.03 from 500 questions 83 % hold the truth, and 12 % of the percentile ones.
+        "percentile" takes the quantiles of the replicates. "basic" reflects them at the value, which undoes
+        the bias of the metric to first order, and clips them to its range. Calibration errors near 0 need it:
+        of 90 % intervals for an ECE of 0.03 from 500 questions 83 % hold the truth, of percentile ones 12 %.
         """
-        return Interval(
-            **_summary(self.values[name], self.replicates[name], self.ranges[name], level, method)
-        )
+        return Interval(**_summary(self.values[name], self.replicates[name], self.ranges[name], level, method))
 
     def intervals(self, *, level: float = 0.95, method: Method = "basic") -> dict[str, Interval]:
         """The intervals of all metrics, by name."""
@@ -332,9 +330,7 @@ def _summary(
     if defined.size:
         with np.errstate(invalid="ignore"):  # infinite NLL
             # Between a number and infinity there is nothing to interpolate.
-            rule: Literal["linear", "inverted_cdf"] = (
-                "linear" if np.isfinite(defined).all() else "inverted_cdf"
-            )
+            rule: Literal["linear", "inverted_cdf"] = "linear" if np.isfinite(defined).all() else "inverted_cdf"
             ends = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2], method=rule)
             low, high = float(ends[0]), float(ends[1])
             stderr = float(np.std(defined, ddof=1)) if defined.size > 1 else float("nan")

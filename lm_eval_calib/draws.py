@@ -82,9 +82,7 @@ def draws_of(
         if mapping is not None:
             missing = [key for key in sizes if key not in mapping]
             if missing:
-                raise CalibrationValueError(
-                    f"{name}: expected an entry for every group, none for {missing[0]!r}"
-                )
+                raise CalibrationValueError(f"{name}: expected an entry for every group, none for {missing[0]!r}")
     labels = None if strata is None else {key: _listed(strata[key], size, key) for key, size in sizes.items()}
     if ids is None:
         made: dict[Hashable, Draws] = {}
@@ -110,14 +108,9 @@ def draws_of(
                         f"{label_of[question]!r} elsewhere; a question has one stratum"
                     )
         joint = _codes([label_of[name] for name in every])
-    shared = _draws(
-        hashlib.sha256(repr(every).encode()).hexdigest(), len(every), joint, resamples, seed, mapper
-    )
+    shared = _draws(hashlib.sha256(repr(every).encode()).hexdigest(), len(every), joint, resamples, seed, mapper)
     place = {name: index for index, name in enumerate(every)}
-    return {
-        key: replace(shared, rows=np.array([place[name] for name in named[key]], dtype=np.int64))
-        for key in sizes
-    }
+    return {key: replace(shared, rows=np.array([place[name] for name in named[key]], dtype=np.int64)) for key in sizes}
 
 
 def _draws(
@@ -151,8 +144,7 @@ def _listed(values: Any, size: int, key: Hashable) -> list[Hashable]:
     listed = values.tolist() if hasattr(values, "tolist") else list(values)
     if len(listed) != size:
         raise CalibrationValueError(
-            f"ids and strata: expected one entry for each of the {size} questions of group {key!r}, "
-            f"got {len(listed)}"
+            f"ids and strata: expected one entry for each of the {size} questions of group {key!r}, got {len(listed)}"
         )
     return listed
 

@@ -30,9 +30,7 @@ def numeric(values: Any, name: str, *, ndim: int) -> npt.NDArray[Any]:
     if array.size == 0 and array.dtype == object:
         array = array.astype(np.float64)
     if array.dtype.kind not in "biuf":
-        raise CalibrationValueError(
-            f"{name}: expected numbers, got an array of {array.dtype}; convert it first"
-        )
+        raise CalibrationValueError(f"{name}: expected numbers, got an array of {array.dtype}; convert it first")
     if array.ndim != ndim:
         raise CalibrationValueError(
             f"{name}: expected {ndim} dimension(s), got shape {array.shape}; pass one entry a question"
@@ -119,9 +117,7 @@ def check_padding(real: Bools, name: str) -> None:
         )
     if real.shape[0] and (not real.shape[1] or not real[:, 0].all()):
         row = int((~real.any(axis=1)).argmax())
-        raise CalibrationValueError(
-            f"{name}: expected at least one choice, got none at row {row}; drop the question"
-        )
+        raise CalibrationValueError(f"{name}: expected at least one choice, got none at row {row}; drop the question")
 
 
 def gold_mask(gold: Any, real: Bools) -> Bools:
@@ -143,15 +139,11 @@ def gold_mask(gold: Any, real: Bools) -> Bools:
     array = np.asarray(gold)
     if array.ndim == 2 and array.dtype.kind == "b":
         if array.shape != (rows, columns):
-            raise CalibrationValueError(
-                f"gold: expected a mask of shape {(rows, columns)}, got {array.shape}"
-            )
+            raise CalibrationValueError(f"gold: expected a mask of shape {(rows, columns)}, got {array.shape}")
         mask = array & real
         if (mask != array).any():
             row = int((mask != array).any(axis=1).argmax())
-            raise CalibrationValueError(
-                f"gold: row {row} marks a choice that the question does not have; check it"
-            )
+            raise CalibrationValueError(f"gold: row {row} marks a choice that the question does not have; check it")
         _no_empty_sets(mask)
         return mask
     array = numeric(gold, "gold", ndim=1)

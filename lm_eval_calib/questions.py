@@ -86,9 +86,7 @@ class Questions:
         parts = (self.confidence, self.correct, self.probabilities, self.gold, self.real)
         return Questions(*[None if part is None else part[rows] for part in parts])  # type: ignore[arg-type]
 
-    def resolve(
-        self, metrics: str | Metric | Iterable[str | Metric] | None, options: dict[str, Any]
-    ) -> list[Metric]:
+    def resolve(self, metrics: str | Metric | Iterable[str | Metric] | None, options: dict[str, Any]) -> list[Metric]:
         """Metric objects from names; an error names what is unknown or cannot be computed from these data."""
         if metrics is None:
             possible = METRICS.values()

@@ -189,9 +189,7 @@ def _fit(scores: Floats, gold: Bools) -> float:
         total = gold_weights.sum(axis=1)
         # Gold choices that underflow: the likeliest of them has all the weight.
         likeliest = np.where(gold, finite, -np.inf).max(axis=1)
-        answer = np.where(
-            total > 0, (gold_weights * finite).sum(axis=1) / np.where(total > 0, total, 1.0), likeliest
-        )
+        answer = np.where(total > 0, (gold_weights * finite).sum(axis=1) / np.where(total > 0, total, 1.0), likeliest)
         return float((model - answer).mean())
 
     low, high = -np.log(TEMPERATURES[1]), -np.log(TEMPERATURES[0])
@@ -208,9 +206,7 @@ def _fit(scores: Floats, gold: Bools) -> float:
 def _folds(size: int, groups: Any, ids: Any, folds: int, seed: int) -> list[tuple[Hashable, Ints, Ints]]:
     """For each group its label, its rows and their folds, of which none is empty."""
     if check_positive_int(folds, "folds") < 2:
-        raise CalibrationValueError(
-            f"folds: expected at least 2, got {folds!r}: nothing is scored by its own fit"
-        )
+        raise CalibrationValueError(f"folds: expected at least 2, got {folds!r}: nothing is scored by its own fit")
     listed = {}
     for name, values in (("groups", groups), ("ids", ids)):
         if values is not None:

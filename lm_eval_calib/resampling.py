@@ -26,9 +26,6 @@ from lm_eval_calib.metrics.smooth import CELLS, cells, smooth_error
 from lm_eval_calib.metrics.sweep import sweep_error
 from lm_eval_calib.questions import Questions
 
-# A count and a sum of ones share a float64 exactly as `count + ones * 2^26`: both stay below 2^26 questions.
-_PACK = 2.0**26
-
 
 class Prepared:
     """A group of questions sorted by confidence, with what its metrics need on every resample."""
@@ -89,30 +86,27 @@ class Prepared:
         return values, gold, real
 
     def _class_columns(self) -> dict[str, Floats]:
-        """Columns of members and outcomes (in one), and of gaps, for every filled bin of a choice position.
-
-        And the squared outcomes of every position.
-        """
+        """Gaps in every filled bin of a choice position; outcomes too where they are not all 0 or 1."""
         values, gold, real = self.distribution
         shares = outcome_shares(gold)
-        first = self.num_bins * np.arange(values.shape[1])
-        cell = (equal_width_bins(values, self.num_bins) + first)[real]
-        place = np.zeros(values.shape[1] * self.num_bins, dtype=np.int64)
-        place[cell] = 1
-        self.filled = np.flatnonzero(place)
-        place[self.filled] = np.arange(self.filled.size)
-        row, cell = np.nonzero(real)[0], place[cell]
-        kinds = {}
-        single = bool((gold.sum(axis=1) == 1).all())
-        members = (
-            {"members": 1.0 + _PACK * shares}
-            if single
-            else {"members": np.ones_like(shares), "outcomes": shares}
-        )
-        for name, kind in {**members, "gaps": values - shares}.items():
+        bins = equal_width_bins(values, self.num_bins)
+        # Per choice position: its questions by bin and outcome, and where each such run ends.
+        self.class_runs = []
+        for k in range(values.shape[1]):
+            kinds_of = np.where(real[:, k], 2 * bins[:, k] + (shares[:, k] == 1), 2 * self.num_bins)
+            order = np.argsort(kinds_of, kind="stable")
+            self.class_runs.append((order, np.searchsorted(kinds_of[order], np.arange(2 * self.num_bins + 1)).tolist()))
+        cell = (bins + self.num_bins * np.arange(values.shape[1]))[real]
+        self.filled, cell = np.unique(cell, return_inverse=True)
+        row = np.nonzero(real)[0]
+        kinds = {"gaps": values - shares}
+        if (gold.sum(axis=1) != 1).any():
+            kinds["outcomes"] = shares
+        for name, kind in kinds.items():
             kinds[name] = np.zeros((len(values), self.filled.size))
             kinds[name][row, cell] = kind[real]
-        kinds["squares"] = np.square(shares)
+        if "outcomes" in kinds:
+            kinds["squares"] = np.square(shares)
         return kinds
 
 
@@ -138,13 +132,19 @@ class Block:
         self.workspace = workspace
         self.weights = workspace.array("weights", drawn.shape)
         np.copyto(self.weights, drawn)
-        self.hit_weights = workspace.array("hit_weights", drawn.shape)
-        np.multiply(self.weights, group.correct, out=self.hit_weights)
-        self.sums = self._cumulative()
-        self.total = self.sums.total
+        self.drawn = drawn.T
+        self.total = self.weights.sum(axis=1)
         self.table = self.weights @ group.columns
 
-    def _cumulative(self) -> Cumulative:
+    @cached_property
+    def hit_weights(self) -> Floats:
+        """[R, N] drawn and right."""
+        out = self.workspace.array("hit_weights", self.weights.shape)
+        return np.multiply(self.weights, self.group.correct, out=out)
+
+    @cached_property
+    def sums(self) -> Cumulative:
+        """Sums over rising confidence."""
         rows, size = self.weights.shape
         # One running sum through all rows; row r is the run of size + 1 that begins at r size.
         flat = self.workspace.array("counts", (rows * size + 1,))
@@ -201,28 +201,40 @@ class Block:
         """Counts, right answers and gaps summed in each equal-width bin [R, B]."""
         edges = self.group.bin_edges
         held, hits = (np.diff(sums[:, edges], axis=1) for sums in (self.sums.counts, self.sums.hits))
-        return held, hits, self.table[:, self.group.parts["bins"]]
+        return held, hits, self.bin_gaps
+
+    @property
+    def bin_gaps(self) -> Floats:
+        """Gaps summed in each equal-width bin [R, B]."""
+        return self.table[:, self.group.parts["bins"]]
 
     @cached_property
     def classes(self) -> tuple[Floats, Floats, Floats, Floats]:
         """Counts, gaps and outcomes [R, K, B], and squared outcomes [R, K]."""
-        parts = self.group.parts
-        members = self.table[:, parts["members"]]
+        rows, num_bins, parts = self.total.size, self.group.num_bins, self.group.parts
+        # Sums of bytes over runs of questions are many times faster than the matrix product.
+        counts, outcomes = np.zeros((2, len(self.group.class_runs), num_bins, rows))
+        for k, (order, cuts) in enumerate(self.group.class_runs):
+            drawn = self.drawn[order]
+            for b in range(num_bins):
+                wrong, right, end = cuts[2 * b : 2 * b + 3]
+                outcomes[k, b] = drawn[right:end].sum(axis=0, dtype=np.uint32)
+                counts[k, b] = drawn[wrong:right].sum(axis=0, dtype=np.uint32)
+        counts = np.moveaxis(counts + outcomes, -1, 0)
+        gaps = self._filled("gaps", counts.shape)
         if "outcomes" in parts:
-            outcomes = self.table[:, parts["outcomes"]]
-        else:
-            outcomes = np.floor(members / _PACK)
-            members = members - outcomes * _PACK
-        squares = self.table[:, parts["squares"]]
-        rows, classes = squares.shape
-        full = np.zeros((3, rows, classes * self.group.num_bins))
-        full[:, :, self.group.filled] = members, self.table[:, parts["gaps"]], outcomes
-        counts, gaps, outcomes = full.reshape(3, rows, classes, self.group.num_bins)
-        return counts, gaps, outcomes, squares
+            return counts, gaps, self._filled("outcomes", counts.shape), self.table[:, parts["squares"]]
+        outcomes = np.moveaxis(outcomes, -1, 0)
+        return counts, gaps, outcomes, outcomes.sum(axis=-1)
+
+    def _filled(self, kind: str, shape: tuple[int, ...]) -> Floats:
+        full = np.zeros((shape[0], shape[1] * shape[2]))
+        full[:, self.group.filled] = self.table[:, self.group.parts[kind]]
+        return full.reshape(shape)
 
 
 def _ece(block: Block) -> Floats:
-    return np.asarray(np.abs(block.bins[2]).sum(axis=1) / block.total)
+    return np.asarray(np.abs(block.bin_gaps).sum(axis=1) / block.total)
 
 
 def _rms_ce(block: Block) -> Floats:

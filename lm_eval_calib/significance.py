@@ -46,8 +46,7 @@ def mcnemar(first_correct: npt.ArrayLike, second_correct: npt.ArrayLike) -> McNe
     )
     if first.shape != second.shape:
         raise CalibrationValueError(
-            f"second_correct: expected the {first.size} questions of the first, in their order, "
-            f"got {second.size}"
+            f"second_correct: expected the {first.size} questions of the first, in their order, got {second.size}"
         )
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     p_value = 1.0

@@ -20,9 +20,7 @@ CASES = [
 ]
 
 
-def made(
-    size: int, decimals: int | None = None, choices: str = "even", seed: int = 0, power: float = 0.5
-) -> Questions:
+def made(size: int, decimals: int | None = None, choices: str = "even", seed: int = 0, power: float = 0.5) -> Questions:
     """Dirichlet forecasts whose gold is drawn from them; few decimals make ties."""
     rng = np.random.default_rng((seed, size))
     weights = rng.gamma(power, size=(size, 4)) + 1e-9
@@ -39,9 +37,7 @@ def made(
 
 
 @pytest.mark.parametrize(("size", "decimals", "choices"), CASES)
-def test_each_replicate_is_the_metric_of_the_resampled_questions(
-    size: int, decimals: int | None, choices: str
-) -> None:
+def test_each_replicate_is_the_metric_of_the_resampled_questions(size: int, decimals: int | None, choices: str) -> None:
     questions = made(size, decimals, choices)
     options = {"num_bins": 7, "coverage": 0.33}
     got = replicate({0: questions}, resamples=12, seed=5, **options)[0]
@@ -115,9 +111,7 @@ def coverage() -> dict[tuple[str, str], float]:
         ("smooth_ece", "basic", 0.75, 0.99),
     ],
 )
-def test_coverage(
-    coverage: dict[tuple[str, str], float], name: str, method: str, low: float, high: float
-) -> None:
+def test_coverage(coverage: dict[tuple[str, str], float], name: str, method: str, low: float, high: float) -> None:
     assert low <= coverage[name, method] <= high
 
 
@@ -165,16 +159,12 @@ def test_the_same_questions_share_resamples() -> None:
         resamples=200,
     )
     for name in ("acc", "ece", "auroc"):
-        np.testing.assert_allclose(
-            got["shuffled"].replicates[name], got["base"].replicates[name], rtol=0, atol=1e-12
-        )
+        np.testing.assert_allclose(got["shuffled"].replicates[name], got["base"].replicates[name], rtol=0, atol=1e-12)
     gain = difference(got["base"], got["shuffled"])["acc"]
     assert (gain.value, gain.stderr, gain.p_value) == (0.0, pytest.approx(0, abs=1e-12), 1.0)
     # A part of the questions varies as many as it has.
     expected = base.take(half).evaluate("acc")["acc"]
-    assert got["half"].interval("acc").stderr == pytest.approx(
-        (expected * (1 - expected) / 150) ** 0.5, rel=0.15
-    )
+    assert got["half"].interval("acc").stderr == pytest.approx((expected * (1 - expected) / 150) ** 0.5, rel=0.15)
 
 
 def test_paired_differences_are_narrower_and_tested() -> None:
@@ -253,9 +243,7 @@ def test_metrics_of_ones_own() -> None:
 
     questions = made(60)
     slow = Metric("sure", share_sure, "confidence")
-    fast = Metric(
-        "sure", share_sure, "confidence", per_question=lambda confidence, _: (confidence > 0.5) * 1.0
-    )
+    fast = Metric("sure", share_sure, "confidence", per_question=lambda confidence, _: (confidence > 0.5) * 1.0)
     ours = Metric("ece", share_sure, "confidence")  # the name of ours is no licence to compute ours
     one, two, three = (replicate({0: questions}, metric, resamples=30)[0] for metric in (slow, fast, ours))
     np.testing.assert_allclose(one.replicates["sure"], two.replicates["sure"], atol=1e-12)

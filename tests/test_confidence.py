@@ -56,9 +56,7 @@ def test_nothing_in_nothing_out() -> None:
         ([[-1.0, -2.0]], {"temperature": float("nan")}, "temperature"),
     ],
 )
-def test_bad_log_likelihoods_name_what_is_wrong(
-    values: object, options: dict[str, object], words: str
-) -> None:
+def test_bad_log_likelihoods_name_what_is_wrong(values: object, options: dict[str, object], words: str) -> None:
     with pytest.raises(CalibrationValueError, match=words):
         choice_probabilities(values, **options)  # type: ignore[arg-type]
 

@@ -19,9 +19,7 @@ def test_binned_by_hand() -> None:
     assert metrics.confidence(CONFIDENCE, CORRECT) == pytest.approx(0.6)
     assert metrics.overconfidence(CONFIDENCE, CORRECT) == pytest.approx(0.0)
     assert metrics.ece(CONFIDENCE, CORRECT, num_bins=2) == pytest.approx(0.4 * 0.2 + 0.6 * 2 / 15, rel=1e-14)
-    assert metrics.rms_ce(CONFIDENCE, CORRECT, num_bins=2) == pytest.approx(
-        (0.4 * 0.04 + 0.6 * 4 / 225) ** 0.5
-    )
+    assert metrics.rms_ce(CONFIDENCE, CORRECT, num_bins=2) == pytest.approx((0.4 * 0.04 + 0.6 * 4 / 225) ** 0.5)
     assert metrics.mce(CONFIDENCE, CORRECT, num_bins=2) == pytest.approx(0.2)
     # Variances of the accuracies: 1/4 / 1 and 2/9 / 2.
     assert metrics.rms_ce_debiased(CONFIDENCE, CORRECT, num_bins=2) == 0.0

@@ -54,9 +54,7 @@ def test_bad_confidence_is_an_error(metric: Metric, confidence: object, correct:
         ([[0.5, np.inf]], [0], r"values in"),
     ],
 )
-def test_bad_distributions_are_errors(
-    metric: Metric, probabilities: object, gold: object, words: str
-) -> None:
+def test_bad_distributions_are_errors(metric: Metric, probabilities: object, gold: object, words: str) -> None:
     with pytest.raises(CalibrationValueError, match=words):
         metric(probabilities, gold)
 

@@ -111,9 +111,7 @@ def test_scikit_learn(size: int) -> None:
     probabilities, gold = forecasts(size)
     confidence, correct = top(probabilities, gold)
     labels = np.arange(4)
-    assert metrics.nll(probabilities, gold) == pytest.approx(
-        log_loss(gold, probabilities, labels=labels), abs=1e-12
-    )
+    assert metrics.nll(probabilities, gold) == pytest.approx(log_loss(gold, probabilities, labels=labels), abs=1e-12)
     peer = brier_score_loss(gold, probabilities, labels=labels, scale_by_half=False)
     assert metrics.brier(probabilities, gold) == pytest.approx(peer, abs=1e-12)
     assert metrics.auroc(confidence, correct) == pytest.approx(roc_auc_score(correct, confidence), abs=1e-12)
@@ -198,9 +196,7 @@ def test_sweep_as_stated(size: int, ease: float) -> None:
     rng = np.random.default_rng((size, int(10 * ease)))
     confidence = rng.random(size)
     correct = rng.random(size) < 1 / (1 + np.exp(-ease * (confidence - 0.5) * 4))
-    assert metrics.ece_sweep(confidence, correct) == pytest.approx(
-        stated_sweep(confidence, correct), abs=1e-12
-    )
+    assert metrics.ece_sweep(confidence, correct) == pytest.approx(stated_sweep(confidence, correct), abs=1e-12)
 
 
 @pytest.mark.parametrize("size", [2, 20, 333])

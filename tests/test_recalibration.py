@@ -107,9 +107,7 @@ def test_each_language_has_its_own() -> None:
 
 
 @pytest.mark.parametrize("with_ids", [False, True])
-def test_no_question_is_scored_by_a_fit_that_has_seen_it(
-    monkeypatch: pytest.MonkeyPatch, with_ids: bool
-) -> None:
+def test_no_question_is_scored_by_a_fit_that_has_seen_it(monkeypatch: pytest.MonkeyPatch, with_ids: bool) -> None:
     # Rows are told apart by their scores; the fit notes what it sees and answers with its own temperature.
     size = 60
     scores = np.stack([np.linspace(0.5, 3.0, size), np.zeros(size)], axis=1)

@@ -42,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpus", help="GPUs to use, such as 0,1 (default: all); each takes stages of its own")
     parser.add_argument("--parallel", type=int, help="stages side by side on each GPU, or without one (default: 1)")
     parser.add_argument(
+        "--no-report", action="store_true", help="end with the evaluations; the same line makes it later"
+    )
+    parser.add_argument(
         "--set",
         action="append",
         default=[],
@@ -71,10 +74,14 @@ def run(arguments: argparse.Namespace) -> int:
         # A launcher asks for its own devices.
         slots: list[str | None] = [*([None] if launcher or not visible else visible)] * study.parallel
         print(f"{study.name}: {len(plan)} stages, {len(slots)} at a time; everything goes to {study.output_dir}")
-        outcome = Runner(plan, folder=study.output_dir, slots=slots, launcher=launcher, say=_say).run()
+        try:
+            outcome = Runner(plan, folder=study.output_dir, slots=slots, launcher=launcher, say=_say).run()
+        except KeyboardInterrupt:
+            write_report(study, plan, run_it=False)
+            raise
         if study.delete_models:
             delete_models(plan)
-        ending = write_report(study, plan)
+        ending = write_report(study, plan, run_it=not arguments.no_report)
     return summary(study, outcome, ending)
 
 
@@ -89,8 +96,11 @@ def print_commands(study: Study, plan: list[planning.Stage], launcher: list[str]
     print("\n# Then this line again, without --dry-run: it finds what is finished and writes the report.")
 
 
-def write_report(study: Study, plan: list[planning.Stage]) -> Outcome | None:
-    """Run the report over the finished evaluations, unless there is one over just these; None without any."""
+def write_report(study: Study, plan: list[planning.Stage], *, run_it: bool = True) -> Outcome | None:
+    """Run the report over the finished evaluations, unless there is one over just these; None if it is not run.
+
+    What it reads is written in any case.
+    """
     stage = planning.report(study, plan)
     design = planning.design_of(study, [stage for stage in plan if stage.kind == "evaluate" and stage.finished()])
     if not any(entry["logs"] for entry in design["runs"]):
@@ -98,7 +108,7 @@ def write_report(study: Study, plan: list[planning.Stage]) -> Outcome | None:
     path = Path(stage.arguments[0])
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(design, indent=1, default=str), encoding="utf-8")
-    return Runner([stage], folder=study.output_dir, say=_say).run()
+    return Runner([stage], folder=study.output_dir, say=_say).run() if run_it else None
 
 
 def summary(study: Study, outcome: Outcome, ending: Outcome | None) -> int:

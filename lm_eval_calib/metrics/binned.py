@@ -54,9 +54,7 @@ def ace(confidence: npt.ArrayLike, correct: npt.ArrayLike, *, num_bins: int = 15
         correct: [N], boolean or 0 and 1.
         num_bins: bins; with fewer questions than bins every question has its own.
     """
-    return _weighted_mean(
-        bin_statistics(confidence, correct, num_bins=num_bins, scheme="equal_mass"), power=1
-    )
+    return _weighted_mean(bin_statistics(confidence, correct, num_bins=num_bins, scheme="equal_mass"), power=1)
 
 
 def mce(confidence: npt.ArrayLike, correct: npt.ArrayLike, *, num_bins: int = 15) -> float:

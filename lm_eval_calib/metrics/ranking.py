@@ -53,9 +53,7 @@ def aurc(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> float:
     return float((same * np.cumsum(wrong) / np.cumsum(same)).sum() / values.size)
 
 
-def accuracy_at_coverage(
-    confidence: npt.ArrayLike, correct: npt.ArrayLike, *, coverage: float = 0.8
-) -> float:
+def accuracy_at_coverage(confidence: npt.ArrayLike, correct: npt.ArrayLike, *, coverage: float = 0.8) -> float:
     """Accuracy on the most confident share of the questions.
 
     The share of right answers among the `coverage * N` most confident questions, where a group of equal
@@ -81,9 +79,7 @@ def accuracy_at_coverage(
 def check_coverage(coverage: Any) -> float:
     """`coverage` as a float in (0, 1]."""
     if not isinstance(coverage, float | int | np.number) or not 0 < float(coverage) <= 1:
-        raise CalibrationValueError(
-            f"coverage: expected a share of the questions in (0, 1], got {coverage!r}"
-        )
+        raise CalibrationValueError(f"coverage: expected a share of the questions in (0, 1], got {coverage!r}")
     return float(coverage)
 
 

@@ -48,10 +48,7 @@ def sweep_error(sums: Cumulative) -> Floats:
         while sum(sizes) * (high - low) + 4 * len(sizes) < _BOUNDARIES:
             sizes.append(sizes[-1] + 1)
         # Bins below `low` hold wrong answers only, those above `high` right ones: accuracy cannot fall there.
-        spans = [
-            np.arange(max(0, int(low * size) - 1), min(size, int(np.ceil(high * size)) + 1) + 1)
-            for size in sizes
-        ]
+        spans = [np.arange(max(0, int(low * size) - 1), min(size, int(np.ceil(high * size)) + 1) + 1) for size in sizes]
         num_bins = np.repeat(sizes, [span.size for span in spans])
         edges = sums.boundaries(num_bins, np.concatenate(spans), rows)
         held = np.diff(sums.counts[rows[:, None], edges], axis=1)
