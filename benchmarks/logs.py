@@ -55,10 +55,12 @@ def make(folder: Path, *, questions: int, languages: list[str], runs: list[str],
         told = {
             "results": {task: {"acc,none": 0.5} for task in configs}, "configs": configs,
             "lm_eval_version": "0.4.13", "transformers_version": "5.23.0",
-            "versions": dict.fromkeys(configs, 1.0), "n-shot": dict.fromkeys(configs, shots), "model_name": f"org/{run}",
+            "versions": dict.fromkeys(configs, 1.0), "n-shot": dict.fromkeys(configs, shots),
+            "model_name": f"org/{run}",
             "n-samples": {task: {"original": questions, "effective": questions} for task in configs},
             "config": {
-                "model": "hf", "model_args": f"pretrained=org/{run},dtype=bfloat16,softmax_dtype=float32", "limit": None,
+                "model": "hf", "limit": None,
+                "model_args": f"pretrained=org/{run},dtype=bfloat16,softmax_dtype=float32",
             },
         }  # fmt: skip
         (target / f"results_{DATE}.json").write_text(json.dumps(told))

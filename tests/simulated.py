@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
-from logs import make  # noqa: E402
+from logs import make
 
 LANGUAGES = ["en", "zh", "bn", "el", "sw", "yo"]
 

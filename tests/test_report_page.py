@@ -167,7 +167,8 @@ def test_hover_tells_values_and_names_are_inert(browser: Browser, page: Path) ->
     browser.open(page)
     place = browser.run(
         "(() => { const e = document.querySelector('#overview [data-tip]');"
-        " e.scrollIntoView({block: 'center', behavior: 'instant'}); const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"
+        " e.scrollIntoView({block: 'center', behavior: 'instant'}); const r = e.getBoundingClientRect();"
+        " return [r.x + r.width / 2, r.y + r.height / 2]; })()"
     )
     browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=place[0], y=place[1])
     browser.wait(lambda: browser.run("document.getElementById('tip').classList.contains('on')"))
