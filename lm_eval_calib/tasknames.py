@@ -119,7 +119,12 @@ def _ours() -> dict[str, TaskName]:
 @cache
 def _from_name(task: str) -> TaskName:
     if task.startswith("calib_"):  # a stock task that `lm-eval-calib wrap` wrapped, or a user's own
-        told = _from_name(task.removeprefix("calib_"))
+        rest = task.removeprefix("calib_")
+        told = _from_name(rest)
+        match = re.fullmatch(rf"(.+?)_({_CODE})", rest)
+        # Names of our pattern end in a language, so that any known code counts.
+        if told.language is None and match and _is_surely_language(match[2]):
+            told = TaskName(match[1], match[2], None)
         return TaskName(f"calib_{told.benchmark}", told.language, told.subject)
     for patterns, accept in ((_FAMILIES, is_language), (_GENERIC, _is_surely_language)):
         for pattern in patterns:

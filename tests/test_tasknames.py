@@ -15,7 +15,7 @@ NAMES: list[tuple[str, str | None, str, str | None, str | None]] = [
     ("calib_exams_albanian", None, "calib_exams", "Albanian", None),
     ("calib_mmlu_prox_lite_yo", None, "calib_mmlu_prox_lite", "yo", None),
     ("calib_arc_easy", None, "calib_arc_easy", "en", None),
-    ("calib_simulated_fil", None, "calib_simulated_fil", None, None),
+    ("calib_simulated_fil", None, "calib_simulated", "fil", None),
     ("calib_global_mmlu_full_sw_anatomy", None, "calib_global_mmlu_full", "sw", "anatomy"),
     ("calib_mine_sw", None, "calib_mine", "sw", None),
     ("xnli_sw", "sw", "xnli", "sw", None),
