@@ -16,7 +16,6 @@ from lm_eval_calib.errors import CalibrationValueError
 from lm_eval_calib.report import study, study_text
 from lm_eval_calib.report.study_data import Questions, clusters, load_questions, read_questions, write_questions
 from lm_eval_calib.report.study_stats import METRICS, SCALED, SCALED_OWN, Comparison, fit_temperatures, rows, settings
-from lm_eval_calib.tasknames import parse_task_name
 
 TIERS = {"en": "high", "de": "high", "sw": "low", "xx": "unknown"}
 RUNS: list[dict[str, Any]] = [
@@ -287,12 +286,3 @@ def test_real_logs_of_two_runs_are_aligned(tmp_path: Path) -> None:
     assert questions.log_likelihoods["b"].tolist() == [[-1.0, -2.5], [-2.0, -2.5], [-3.0, -2.5]]
     assert questions.lengths["byte"].tolist() == [[1.0, 2.0]] * 3
     assert (questions.language[0], questions.tier[0]) == ("sw", "low")
-
-
-def test_languages_by_name_are_read_off_our_tasks() -> None:
-    told = [
-        parse_task_name(name)
-        for name in ("calib_exams_albanian", "calib_include_north_macedonian", "calib_openai_mmmlu_de_de")
-    ]
-    assert [t.benchmark for t in told] == ["calib_exams", "calib_include", "calib_openai_mmmlu"]
-    assert [t.language for t in told] == ["albanian", "north_macedonian", "de_de"]
