@@ -84,6 +84,8 @@ def test_killed_or_not_the_report_is_the_same(tmp_path: Path, tiny_model: Path) 
         "smoothed - unsmoothed",
         "scaled - unscaled",
     }
+    (page,) = broken.glob("report/page-*/report.html")
+    assert "tiny-english-facts-lr5e-05-ls0.1-seed0" in page.read_text(encoding="utf-8")
     text = (broken / "report" / "study.md").read_text(encoding="utf-8")
     assert "## calib_cldr, normalisation none" in text
     assert "24 questions in 2 languages (1 high, 1 low), 3 runs." in text
