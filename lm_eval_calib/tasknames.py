@@ -110,6 +110,12 @@ def parse_task_name(task: str, config: Mapping[str, Any] | None = None) -> TaskN
 
 @cache
 def _from_name(task: str) -> TaskName:
+    if task.startswith("calib_"):
+        # Ours may end in a language's name (calib_exams_albanian) or a code with a region (calib_openai_mmmlu_de_de).
+        parts = task.split("_")
+        for cut in range(2, len(parts)):
+            if len(tail := "_".join(parts[cut:])) > 3 and is_language(tail):
+                return TaskName("_".join(parts[:cut]), tail, None)
     for patterns, accept in ((_FAMILIES, is_language), (_GENERIC, _is_surely_language)):
         for pattern in patterns:
             match = pattern.fullmatch(task)
