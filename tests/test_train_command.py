@@ -197,6 +197,27 @@ def test_the_papers_hyperparameters_are_the_defaults(tmp_path):
     assert model.dtype == "float32"
 
 
+def test_two_processes_train_as_one(setting, tmp_path):
+    """The batch is shared out, the data prepared once, the result the same."""
+    other = ["--output_dir", str(tmp_path / "two")]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*launch, "-m", "lm_eval_calib.train", *setting, *other],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    command.main(setting)
+    alone, together = result(tmp_path), json.loads((tmp_path / "two" / "calibration_training.json").read_text())
+    assert together["devices"] == 2
+    assert alone["arguments"]["gradient_accumulation_steps"] == 2
+    assert "gradient_accumulation_steps" not in together["arguments"]  # 1, which is the default
+    assert losses(together) == pytest.approx(losses(alone), rel=1e-4)
+    assert together["identity"] == alone["identity"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
