@@ -23,10 +23,11 @@ from pathlib import Path
 
 import numpy as np
 
-LANGUAGES = (
-    "am ar bn cs de el en es fa fil fr ha he hi id ig it ja ko ky lt mg ms ne nl ny pl pt ro ru si sn so sr sv sw te tr "
-    "uk vi yo zh"
-).split()
+LANGUAGES = [
+    *("am", "ar", "bn", "cs", "de", "el", "en", "es", "fa", "fil", "fr", "ha", "he", "hi", "id", "ig", "it", "ja"),
+    *("ko", "ky", "lt", "mg", "ms", "ne", "nl", "ny", "pl", "pt", "ro", "ru", "si", "sn", "so", "sr", "sv", "sw"),
+    *("te", "tr", "uk", "vi", "yo", "zh"),
+]
 DATE = "2026-01-01T00-00-00.000000"
 # Sharpness of the simulated answers: above 1 is overconfident.
 SHARPNESS = {"base": 1.3, "sft": 2.2, "sft_ls": 1.5}
@@ -44,18 +45,23 @@ def make(folder: Path, *, questions: int, languages: list[str], runs: list[str],
         for code in languages:
             task = f"calib_simulated_{code}"
             configs[task] = {
-                "task": task, "doc_to_text": "{{question}}", "doc_to_choice": ["A", "B", "C", "D"], "doc_to_target": "gold",
-                "target_delimiter": " ", "num_fewshot": shots, "metadata": {"version": 1.0, "num_bins": 15, "normalization": "none"},
+                "task": task, "doc_to_text": "{{question}}", "doc_to_choice": ["A", "B", "C", "D"],
+                "doc_to_target": "gold", "target_delimiter": " ", "num_fewshot": shots,
+                "metadata": {"version": 1.0, "num_bins": 15, "normalization": "none"},
             }  # fmt: skip
             words = list(Locale.parse(code).territories.values()) + list(Locale.parse(code).languages.values())
             tier = find(code).tier
             write_log(target / f"samples_{task}_{DATE}.jsonl", words, run, code, tier, questions, shots)
         told = {
-            "results": {task: {"acc,none": 0.5} for task in configs}, "configs": configs, "lm_eval_version": "0.4.13",
-            "transformers_version": "5.23.0",
-            "versions": dict.fromkeys(configs, 1.0), "n-shot": dict.fromkeys(configs, shots), "model_name": f"org/{run}",
+            "results": {task: {"acc,none": 0.5} for task in configs}, "configs": configs,
+            "lm_eval_version": "0.4.13", "transformers_version": "5.23.0",
+            "versions": dict.fromkeys(configs, 1.0), "n-shot": dict.fromkeys(configs, shots),
+            "model_name": f"org/{run}",
             "n-samples": {task: {"original": questions, "effective": questions} for task in configs},
-            "config": {"model": "hf", "model_args": f"pretrained=org/{run},dtype=bfloat16,softmax_dtype=float32", "limit": None},
+            "config": {
+                "model": "hf", "limit": None,
+                "model_args": f"pretrained=org/{run},dtype=bfloat16,softmax_dtype=float32",
+            },
         }  # fmt: skip
         (target / f"results_{DATE}.json").write_text(json.dumps(told))
 
@@ -88,11 +94,15 @@ def write_log(path: Path, words: list[str], run: str, code: str, tier: str | Non
             context = f"{examples}\n\n{question}\n{lettered}\nAnswer:"
             row = {
                 "doc_id": number,
-                "doc": {"sample_id": f"x/{number}", "subject": f"subject_{number % 57}", "question": question, "choices": choices, "gold": gold},
+                "doc": {
+                    "sample_id": f"x/{number}", "subject": f"subject_{number % 57}", "question": question,
+                    "choices": choices, "gold": gold,
+                },
                 "target": str(gold),
-                "arguments": {f"gen_args_{k}": {"arg_0": context, "arg_1": f" {letter}"} for k, letter in enumerate("ABCD")},
+                "arguments": {f"gen_args_{k}": {"arg_0": context, "arg_1": f" {c}"} for k, c in enumerate("ABCD")},
                 "resps": [[pair] for pair in pairs], "filtered_resps": pairs, "filter": "none", "metrics": ["acc"],
-                "doc_hash": digest(question + lettered), "prompt_hash": digest(context), "target_hash": digest(str(gold)),
+                "doc_hash": digest(question + lettered), "prompt_hash": digest(context),
+                "target_hash": digest(str(gold)),
                 "acc": float(int(np.argmax(scores)) == gold),
             }  # fmt: skip
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -110,10 +120,12 @@ def measure(folder: Path) -> None:
         "for file in pathlib.Path(folder).rglob('samples_*.jsonl'):\n"
         "    for line in file.open(encoding='utf-8'):\n"
         "        row = json.loads(line)\n"
-        "        kept.append((row['doc_id'], row['target'], [float(r[0]) for r in row['filtered_resps']], row['doc_hash']))\n"
+        "        values = [float(r[0]) for r in row['filtered_resps']]\n"
+        "        kept.append((row['doc_id'], row['target'], values, row['doc_hash']))\n"
         "n = len(kept)",
         "pandas.read_json(lines=True)": "import pandas, pathlib\n"
-        "n = len(pandas.concat([pandas.read_json(f, lines=True) for f in pathlib.Path(folder).rglob('samples_*.jsonl')]))",
+        "files = pathlib.Path(folder).rglob('samples_*.jsonl')\n"
+        "n = len(pandas.concat([pandas.read_json(file, lines=True) for file in files]))",
     }
     print(f"{'way':38} {'questions':>10} {'seconds':>8} {'MB/s':>6} {'peak MiB':>9}")
     for name, code in ways.items():

@@ -24,7 +24,6 @@ _CODE = r"[A-Za-z]{2,3}(?:[_-](?:[A-Z][a-z]{3}|[a-z]{4}|[A-Z]{2}))?"
 _FAMILIES = tuple(
     re.compile(pattern)
     for pattern in (
-        rf"(?P<benchmark>calib_[a-z0-9_]+?)_(?P<language>{_CODE})",
         r"(?P<benchmark>global_mmlu_full|global_mmlu)_(?P<language>[a-z]{2,3})(?:_(?P<subject>.+))?",
         r"(?P<benchmark>mmlu_prox_lite|mmlu_prox)_(?P<language>[a-z]{2,3})(?:_(?P<subject>.+))?",
         r"(?P<benchmark>include_base_44)_(?P<language>north macedonian|[a-z]+)(?P<tail>_few_shot_[a-z]+)?"
@@ -88,13 +87,16 @@ def _is_surely_language(code: str) -> bool:
 def parse_task_name(task: str, config: Mapping[str, Any] | None = None) -> TaskName:
     """Read benchmark, language and subject off a task's name and its entry in the results file's `configs`.
 
-    An explicit `metadata.language` wins, then a `dataset_name` that is a code which the task's name contains,
-    then the name alone.
+    An explicit `metadata.language` wins (with `metadata.benchmark`, which our tasks have too), then a `dataset_name`
+    that is a code which the task's name contains, then the name alone.
     """
     config = config or {}
     metadata = config.get("metadata")
     named = metadata.get("language") if isinstance(metadata, Mapping) else None
-    told = _from_name(task)
+    told = (task.startswith("calib_") and _ours().get(task)) or _from_name(task)
+    benchmark = metadata.get("benchmark") if isinstance(metadata, Mapping) else None
+    if isinstance(benchmark, str) and isinstance(named, str) and is_language(named):
+        return TaskName(benchmark, named, told.subject)
     if isinstance(named, str) and is_language(named):
         return TaskName(told.benchmark if told.language else _without(task, named), named, told.subject)
     code = config.get("dataset_name")
@@ -106,7 +108,27 @@ def parse_task_name(task: str, config: Mapping[str, Any] | None = None) -> TaskN
 
 
 @cache
+def _ours() -> dict[str, TaskName]:
+    """The tasks of this package, which know their language."""
+    from lm_eval_calib.tasks.generate import read_benchmarks
+
+    return {
+        benchmark.task_name(suffix): TaskName(f"calib_{benchmark.name}", code, None)
+        for benchmark in read_benchmarks()
+        for suffix, code in benchmark.languages.items()
+    }
+
+
+@cache
 def _from_name(task: str) -> TaskName:
+    if task.startswith("calib_"):  # a stock task that `lm-eval-calib wrap` wrapped, or a user's own
+        rest = task.removeprefix("calib_")
+        told = _from_name(rest)
+        match = re.fullmatch(rf"(.+?)_({_CODE})", rest)
+        # Names of our pattern end in a language, so that any known code counts.
+        if told.language is None and match and _is_surely_language(match[2]):
+            told = TaskName(match[1], match[2], None)
+        return TaskName(f"calib_{told.benchmark}", told.language, told.subject)
     for patterns, accept in ((_FAMILIES, is_language), (_GENERIC, _is_surely_language)):
         for pattern in patterns:
             match = pattern.fullmatch(task)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -36,16 +38,17 @@ class Browser:
             *("--disable-dev-shm-usage", "--force-color-profile=srgb", "--hide-scrollbars"),
             f"--user-data-dir={self._profile}",
         ]
-        # Chromium reads its pipe at descriptor 3 and writes at 4.
-        script = f'exec 3<&{to_child} 4>&{from_child}; exec "$0" "$@"'
+        # Chromium reads its pipe at descriptor 3 and writes at 4; ours are moved out of their way first.
+        ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 64) for end in (to_child, from_child)]
+        script = f"import os, sys; os.dup2({ends[0]}, 3); os.dup2({ends[1]}, 4); os.execv(sys.argv[1], sys.argv[1:])"
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", script, executable, *options, "about:blank"],
-            pass_fds=(to_child, from_child),
+            [sys.executable, "-S", "-c", script, executable, *options, "about:blank"],
+            pass_fds=ends,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        os.close(to_child)
-        os.close(from_child)
+        for end in (to_child, from_child, *ends):
+            os.close(end)
         self._out, self._in = os.fdopen(ours_out, "wb", buffering=0), os.fdopen(ours_in, "rb", buffering=0)
         self._number, self._buffer, self._session = 0, b"", None
         targets = self.call("Target.getTargets")["targetInfos"]
@@ -102,9 +105,7 @@ class Browser:
 
     def resize(self, width: int, height: int, *, mobile: bool = False, dark: bool = False) -> None:
         """Set the window's size in CSS pixels."""
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile
-        )
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
 
@@ -133,8 +134,8 @@ class Browser:
     def screenshot(self, path: Path, *, selector: str | None = None) -> Path:
         """A PNG of the whole page, or of one element."""
         box = self.run(
-            "(() => { const e = document.querySelector(%s); const r = e.getBoundingClientRect();"
-            " return [r.x + scrollX, r.y + scrollY, r.width, r.height]; })()" % json.dumps(selector or "html")
+            f"(r => [r.x + scrollX, r.y + scrollY, r.width, r.height])"
+            f"(document.querySelector({json.dumps(selector or 'html')}).getBoundingClientRect())"
         )
         clip = dict(zip(("x", "y", "width", "height"), box, strict=True), scale=1)
         data = self.call("Page.captureScreenshot", clip=clip, captureBeyondViewport=True)["data"]

@@ -123,10 +123,7 @@ def test_options_come_from_the_run_unless_given(live: dict[str, Path]) -> None:
 def test_groupings(live: dict[str, Path]) -> None:
     predictions = load_predictions(live["none"])
     values = {
-        by: {
-            (s.group.language, s.group.tier, s.group.subject): s
-            for s in score(predictions, by=by, resamples=50)
-        }
+        by: {(s.group.language, s.group.tier, s.group.subject): s for s in score(predictions, by=by, resamples=50)}
         for by in ("language", "tier", "benchmark", "subject")
     }
     languages = values["language"]
@@ -137,10 +134,7 @@ def test_groupings(live: dict[str, Path]) -> None:
     for name in METRICS:
         each = [entry.metrics[name].value for entry in languages.values()]
         assert benchmark.metrics[name].value == pytest.approx(np.mean(each), abs=1e-15)
-    assert (
-        values["tier"][None, "low", None].metrics["ece"].value
-        == languages["sw", "low", None].metrics["ece"].value
-    )
+    assert values["tier"][None, "low", None].metrics["ece"].value == languages["sw", "low", None].metrics["ece"].value
     assert {key[2]: entry.n for key, entry in values["subject"].items()} == {"a": 60, "b": 60}
     low, high = benchmark.metrics["ece"].low, benchmark.metrics["ece"].high
     assert low < high
@@ -177,9 +171,7 @@ def test_repeated_documents_are_paired_in_order() -> None:
     table = load_predictions(LOGS / "0.4.13").table
     import pyarrow as pa
 
-    twice = table.set_column(
-        table.schema.get_field_index("doc_hash"), "doc_hash", pa.array(["0" * 64] * len(table))
-    )
+    twice = table.set_column(table.schema.get_field_index("doc_hash"), "doc_hash", pa.array(["0" * 64] * len(table)))
     ids = Answers(Predictions(twice, load_predictions(LOGS / "0.4.13").tasks)).ids
     for task in np.unique(twice["task"].to_pylist()):
         of_task = ids[np.array(twice["task"].to_pylist()) == task]

@@ -59,7 +59,7 @@ def render(report: Report, *, questions: int = 0) -> str:
 
 def _small_intervals(sentence: str) -> Markup:
     """A finding with its intervals set small, so that the sentence reads on."""
-    return Markup(re.sub(r"\([^()]*\[[^()]*\)", r'<span class="figure">\g<0></span>', str(escape(sentence))))
+    return Markup(re.sub(r"\([^()]*\[[^()]*\)|\[[^\]]*\]", r'<span class="figure">\g<0></span>', str(escape(sentence))))
 
 
 def _hash(content: str) -> str:

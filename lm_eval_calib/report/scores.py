@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -221,7 +222,7 @@ class Answers:
         """For each task its name less the language, as a code: one document number is one question in it."""
         names, _ = self.predictions.words("task")
         languages = {task.task: task.language for task in self.predictions.tasks}
-        less = [str(name).replace(f"_{languages.get(str(name))}", "", 1) for name in names]
+        less = [re.sub(rf"(?i)_{languages.get(str(name))}(?=_|$)", "", str(name), count=1) for name in names]
         return np.unique(less, return_inverse=True)[1].astype(np.int64)
 
 
