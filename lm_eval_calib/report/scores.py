@@ -28,7 +28,12 @@ Ints = NDArray[np.int64]
 
 # Plug-in estimates of a distance from honesty are biased upwards, and resampling adds the bias once more: their
 # percentile intervals lie too high (measured in benchmarks/README.md), the reflected ones do not.
-BIASED_UP = frozenset(("ece", "rms_ce", "ace", "mce", "classwise_ece", "ece_sweep", "smooth_ece", "brier_reliability"))
+BIASED_UP = frozenset(
+    (
+        *("ece", "rms_ce", "ace", "mce", "classwise_ece", "ece_sweep", "smooth_ece"),
+        *("brier_reliability", "brier_resolution"),
+    )
+)
 
 
 AnyInterval = TypeVar("AnyInterval", bound=Interval)
@@ -302,8 +307,8 @@ def averages(cells: Mapping[Group, Replicates], by: str) -> dict[Group, tuple[Re
     for cell, part in cells.items():
         tier = cell.tier if by == "tier" else None
         members.setdefault(Group(cell.run, cell.benchmark, cell.benchmark, tier=tier), []).append(part)
-    runs = list(dict.fromkeys(cell.run for cell in cells))
-    ordered = sorted(members.items(), key=lambda item: (runs.index(item[0].run), TIER_ORDER[item[0].tier]))
+    places = {key: place for place, key in enumerate(dict.fromkeys((c.run, c.benchmark) for c in cells))}
+    ordered = sorted(members.items(), key=lambda m: (places[m[0].run, m[0].benchmark], TIER_ORDER[m[0].tier]))
     return {group: (average(parts), len(parts)) for group, parts in ordered}
 
 
