@@ -1,12 +1,14 @@
 """The label-smoothed loss against its peers: milliseconds, memory and error of a forward and a backward pass.
 
-    python benchmarks/loss.py [--shapes gemma-3-270m ...] [--implementations ours torch ...] [--output table.md]
+    python benchmarks/loss.py [--shapes gemma-3-270m ...] [--implementations ours torch ...] [--output
+    table.md]
 
-One CUDA GPU, bf16, 8,192 tokens unless told otherwise. Each implementation is checked first: loss and gradients
-against float32 full logits (computed in slices), as norms of differences over norms; a cell of one that fails is
-printed as it is. Then it is timed: the median of several forward and backward passes between CUDA events. Memory is the
-peak above the inputs; the gradients, which nobody can avoid, are part of it. Peers that are not installed are
-left out by name. Implementations marked "b=0" do not smooth and are compared with an unsmoothed reference.
+One CUDA GPU, bf16, 8,192 tokens unless told otherwise. Each implementation is checked first: loss and
+gradients against float32 full logits (computed in slices), as norms of differences over norms; a cell of one
+that fails is printed as it is. Then it is timed: the median of several forward and backward passes between
+CUDA events. Memory is the peak above the inputs; the gradients, which nobody can avoid, are part of it. Peers
+that are not installed are left out by name. Implementations marked "b=0" do not smooth and are compared with
+an unsmoothed reference.
 """
 
 from __future__ import annotations
@@ -111,7 +113,9 @@ IMPLEMENTATIONS: dict[str, tuple[Callable[[float, float | None], Loss], bool]] =
 def make_inputs(
     shape: tuple[int, int], tokens: int, data: str, seed: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """`random`: logits N(0, 1), uniform targets. `text`: logits log p + N(0, 1) of a Zipf law, targets drawn from it."""
+    """`random`: logits N(0, 1), uniform targets. `text`: logits log p + N(0, 1) of a Zipf law, targets drawn
+    from it.
+    """
     size, vocabulary = shape
     generator = torch.Generator("cuda").manual_seed(seed)
     h = torch.randn(tokens, size, device="cuda", generator=generator)
@@ -149,9 +153,7 @@ def error(got: torch.Tensor | None, want: torch.Tensor) -> float:
     return float(torch.linalg.vector_norm(got.float() - want) / torch.linalg.vector_norm(want))
 
 
-def measure(
-    loss: Loss, h: torch.Tensor, w: torch.Tensor, t: torch.Tensor, repeats: int
-) -> tuple[float, float]:
+def measure(loss: Loss, h: torch.Tensor, w: torch.Tensor, t: torch.Tensor, repeats: int) -> tuple[float, float]:
     """Median milliseconds, and peak MiB above the inputs."""
     times = []
     peak = 0.0
@@ -188,8 +190,8 @@ def main() -> int:
     torch.backends.cuda.matmul.allow_tf32 = False
     lines = [
         f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {datetime.date.today()}; bf16, "
-        f"{arguments.tokens:,} tokens, smoothing {arguments.smoothing}. Errors of loss, dh, dW against float32, on "
-        f"{' / '.join(arguments.data)} data; timed on the first.",
+        f"{arguments.tokens:,} tokens, smoothing {arguments.smoothing}. Errors of loss, dh, dW against "
+        f"float32, on {' / '.join(arguments.data)} data; timed on the first.",
         "",
         "| shape | soft-cap | implementation | ms | peak MiB | gradients MiB | errors |",
         "| --- | --- | --- | --- | --- | --- | --- |",

@@ -2,10 +2,11 @@
 
     python benchmarks/training.py --model FOLDER [--lengths 512 2048 8192] [--dtypes float32 bfloat16]
 
-One CUDA GPU, full tuning with AdamW and bf16 arithmetic; `float32` keeps the weights in float32 under autocast (TRL's
-default), `bfloat16` keeps them in bf16. Each step sees the same number of tokens, whatever their length. The trainers'
-losses on the same batches are compared first. Then: the median time of a step between synchronisations, tokens a second,
-and the peak of allocated memory. TRL's defaults otherwise, gradient checkpointing among them.
+One CUDA GPU, full tuning with AdamW and bf16 arithmetic; `float32` keeps the weights in float32 under
+autocast (TRL's default), `bfloat16` keeps them in bf16. Each step sees the same number of tokens, whatever
+their length. The trainers' losses on the same batches are compared first. Then: the median time of a step
+between synchronisations, tokens a second, and the peak of allocated memory. TRL's defaults otherwise,
+gradient checkpointing among them.
 """
 
 from __future__ import annotations
@@ -24,10 +25,9 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from lm_eval_calib.train import LabelSmoothedSFTTrainer
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
-
-from lm_eval_calib.train import LabelSmoothedSFTTrainer
 
 TRAINERS: dict[str, tuple[Any, bool]] = {
     "TRL, no smoothing": (SFTTrainer, False),
@@ -78,9 +78,7 @@ def run(
             dataset_kwargs={"skip_prepare_dataset": True},
             dataloader_num_workers=2,
         )
-        trainer = kind(
-            copy.deepcopy(model), config, train_dataset=data, processing_class=tokenizer, callbacks=[clock]
-        )
+        trainer = kind(copy.deepcopy(model), config, train_dataset=data, processing_class=tokenizer, callbacks=[clock])
         torch.cuda.reset_peak_memory_stats()
         trainer.train()
     peak = torch.cuda.max_memory_allocated() / 2**30
@@ -92,9 +90,7 @@ def run(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder of a causal language model")
     parser.add_argument("--lengths", nargs="+", type=int, default=[512, 2048, 8192])
     parser.add_argument("--dtypes", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
@@ -110,8 +106,9 @@ def main() -> int:
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
     lines = [
         f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {datetime.date.today()}; "
-        f"{Path(arguments.model).name}, {arguments.tokens:,} tokens a step, smoothing {arguments.smoothing}, gradient "
-        f"checkpointing {'off' if arguments.no_gradient_checkpointing else 'on'}.",
+        f"{Path(arguments.model).name}, {arguments.tokens:,} tokens a step, smoothing "
+        f"{arguments.smoothing}, gradient checkpointing "
+        f"{'off' if arguments.no_gradient_checkpointing else 'on'}.",
         "",
         "| weights | length | trainer | ms a step | of TRL's | tokens/s | peak GiB | loss differs from TRL's by |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",

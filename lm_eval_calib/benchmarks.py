@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections import UserDict
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from lm_eval_calib.errors import CalibrationValueError
 from lm_eval_calib.harness import CalibratedTask, get_sampler
 from lm_eval_calib.metrics import METRICS
 from lm_eval_calib.rows import Rows, check
+from lm_eval_calib.sources import task_config
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +38,8 @@ class BenchmarkTask(CalibratedTask):
     - `--metadata '{"subjects": ["anatomy", "law"]}'` keeps some subjects, and what else `rows.select` names.
 
     YAML keys beyond those of `CalibratedTask`:
+        language: the task's language in the `benchmark.yml` beside its YAML, from which all else is taken; other keys
+            of the YAML, and what a group changes, go before it.
         rows: see `lm_eval_calib.rows.Rows`.
 
     Raises:
@@ -51,6 +55,12 @@ class BenchmarkTask(CalibratedTask):
         config: dict[str, Any] | None = None,
     ) -> None:
         config = dict(config or {})
+        if "language" in config:
+            folder = Path(config.get("metadata", {}).get("config_source", "")).parent
+            source = task_config(folder, config.pop("language"))
+            told = {key: source["metadata"][key] for key in ("benchmark", "language")}
+            metadata = {**source["metadata"], **config["metadata"], **told}
+            config = {**source, **config, "metadata": metadata}
         self._rows = Rows.from_config(config.pop("rows", {}), config.get("task"))
         self._started = False
         self._seed: int | None = None

@@ -27,6 +27,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from lm_eval_calib.confidence import choice_probabilities, confidence_and_correct
 from lm_eval_calib.errors import CalibrationValueError
 from lm_eval_calib.metrics import METRICS, Metric
+from lm_eval_calib.scoring.tokens import with_token_counts
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +93,12 @@ class CalibratedTask(ConfigurableTask):
         """The stock requests; the gold answer is checked here, before a model has spent time on the document."""
         self._gold(doc, self.doc_to_choice(doc), where=kwargs.get("metadata"))
         return super().construct_requests(doc, ctx, **kwargs)
+
+    def apply_filters(self) -> Any:
+        """The stock filters; responses from the response cache are given their token counts first."""
+        if self._calibration["normalization"] == "token":
+            with_token_counts(self.instances)
+        return super().apply_filters()
 
     def process_results(self, doc: dict[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, Any]:
         """Per-question values: floats where the metric is a mean, else what its aggregation pools."""

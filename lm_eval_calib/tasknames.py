@@ -87,13 +87,16 @@ def _is_surely_language(code: str) -> bool:
 def parse_task_name(task: str, config: Mapping[str, Any] | None = None) -> TaskName:
     """Read benchmark, language and subject off a task's name and its entry in the results file's `configs`.
 
-    An explicit `metadata.language` wins, then a `dataset_name` that is a code which the task's name contains,
-    then the name alone.
+    An explicit `metadata.language` wins (with `metadata.benchmark`, which our tasks have too), then a `dataset_name`
+    that is a code which the task's name contains, then the name alone.
     """
     config = config or {}
     metadata = config.get("metadata")
     named = metadata.get("language") if isinstance(metadata, Mapping) else None
     told = (task.startswith("calib_") and _ours().get(task)) or _from_name(task)
+    benchmark = metadata.get("benchmark") if isinstance(metadata, Mapping) else None
+    if isinstance(benchmark, str) and isinstance(named, str) and is_language(named):
+        return TaskName(benchmark, named, told.subject)
     if isinstance(named, str) and is_language(named):
         return TaskName(told.benchmark if told.language else _without(task, named), named, told.subject)
     code = config.get("dataset_name")

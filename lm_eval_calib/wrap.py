@@ -187,7 +187,7 @@ def _obstacle(config: dict[str, Any] | None) -> str | None:
     """Why a task cannot be wrapped, or None."""
     config = config or {}
     if "class" in config:
-        return "a Python class" if "base_task" not in config else "the calibration metrics already"
+        return "the calibration metrics already" if "lm_eval_calib." in config["class"] else "a Python class"
     output_type = config.get("output_type", "generate_until")
     if output_type != "multiple_choice":
         return f"output_type {output_type}"

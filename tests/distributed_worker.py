@@ -1,4 +1,6 @@
-"""Run by test_train_distributed.py in two processes (gloo): what each finds is written to a file for the test to judge."""
+"""Run by test_train_distributed.py in two processes (gloo): what each finds is written to a file for the test
+to judge.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,10 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F  # noqa: N812
 from datasets import Dataset
-from test_trainer import ROWS, TOKENIZER, arguments
-from torch.distributed.fsdp import fully_shard
-
 from lm_eval_calib.train import head as heads
 from lm_eval_calib.train.trainer import LabelSmoothedSFTTrainer
+from test_trainer import ROWS, TOKENIZER, arguments
+from torch.distributed.fsdp import fully_shard
 
 IDS = torch.randint(3, 300, (4, 12), generator=torch.Generator().manual_seed(0))
 LABELS = IDS.clone()
@@ -26,7 +27,9 @@ LABELS[1, :7] = -100  # ranks hold different numbers of tokens
 def ddp(folder: Path) -> dict[str, Any]:
     trainer = LabelSmoothedSFTTrainer(
         tiny_model.model(),
-        arguments(folder, per_device_train_batch_size=2, gradient_accumulation_steps=2, eval_strategy="steps", eval_steps=3),
+        arguments(
+            folder, per_device_train_batch_size=2, gradient_accumulation_steps=2, eval_strategy="steps", eval_steps=3
+        ),
         train_dataset=Dataset.from_list(ROWS),
         eval_dataset=Dataset.from_list(ROWS[:7]),
         processing_class=TOKENIZER,

@@ -16,7 +16,7 @@ class HashModel(LM):
         super().__init__()
         self.asked: dict[str, Counter[tuple[str, str]]] = {}
 
-    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:  # noqa: ARG002
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         answers = []
         for request in requests:
             context, continuation = request.args

@@ -37,9 +37,12 @@ def made(size: int, decimals: int | None = None, choices: str = "even", seed: in
 
 
 @pytest.mark.parametrize(("size", "decimals", "choices"), CASES)
-def test_each_replicate_is_the_metric_of_the_resampled_questions(size: int, decimals: int | None, choices: str) -> None:
+@pytest.mark.parametrize("num_bins", [7, 10])  # with an even number mid-ranks fall on boundaries
+def test_each_replicate_is_the_metric_of_the_resampled_questions(
+    size: int, decimals: int | None, choices: str, num_bins: int
+) -> None:
     questions = made(size, decimals, choices)
-    options = {"num_bins": 7, "coverage": 0.33}
+    options = {"num_bins": num_bins, "coverage": 0.33}
     got = replicate({0: questions}, resamples=12, seed=5, **options)[0]
     assert list(got.values) == list(METRICS)
     for row, counts in enumerate(draw_counts([np.arange(size)], size, range(12), 5)):

@@ -17,7 +17,7 @@ from sklearn.metrics import log_loss
 
 pytestmark = pytest.mark.xdist_group("command_line")
 LANGUAGES = ("en", "sw")
-WORDS = "the child river market slowly walks reads a long green letter near old houses every morning".split()
+WORDS = ["the", "child", "river", "market", "slowly", "walks", "reads", "a", "long", "green", "letter", "near", "old", "houses", "every", "morning"]
 
 
 @pytest.fixture(scope="module")

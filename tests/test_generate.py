@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -13,10 +14,12 @@ from conftest import write_dataset
 from hash_model import HashModel
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
-from lm_eval_calib.tasks.generate import ROOT, differences, files, main, read_benchmark, read_benchmarks
+from lm_eval_calib.tasks.generate import ROOT, differences, files, main, read_benchmarks
 
 from lm_eval_calib.errors import CalibrationValueError
 from lm_eval_calib.harness import resolve_base_task
+from lm_eval_calib.sources import Function, read_benchmark, task_config
+from lm_eval_calib.tasknames import parse_task_name
 
 MINIMAL = """
 title: T
@@ -70,6 +73,40 @@ def test_the_documented_list_is_complete() -> None:
         assert f"| `calib_{benchmark.name}` | {len(benchmark.languages)} |" in page, benchmark.name
 
 
+SOURCE = """
+title: T
+about: a
+source: s
+languages: {sw: swa, en: en}
+task:
+  base_task: xnli_$language
+  process_docs: !function json.dumps
+  description: costs $$5 in $language ($code), $word
+words: {sw: {word: moja}, en: {word: one}}
+overrides: {en: {num_fewshot: 3}}
+"""
+
+
+def test_task_config_fills_in_and_resolves(tmp_path: Path) -> None:
+    source = tmp_path / "benchmark.yml"
+    source.write_text(SOURCE)
+    assert task_config(tmp_path, "sw") == {
+        "base_task": "xnli_sw",
+        "process_docs": json.dumps,
+        "description": "costs $5 in sw (swa), moja",
+        "metadata": {"benchmark": f"calib_{tmp_path.name}", "language": "swa"},
+    }
+    assert read_benchmark(tmp_path).config("sw")["process_docs"] == Function("json.dumps")
+    assert task_config(tmp_path, "en")["num_fewshot"] == 3
+    with pytest.raises(CalibrationValueError, match=r"benchmark.yml has sw, en, got 'fr'"):
+        task_config(tmp_path, "fr")
+    with pytest.raises(CalibrationValueError, match=r"needs a benchmark.yml beside the task's YAML"):
+        task_config(tmp_path / "elsewhere", "sw")
+    source.write_text(SOURCE.replace("json.dumps", "json.dances"))
+    with pytest.raises(CalibrationValueError, match=r"!function json\.dances: expected an importable"):
+        task_config(tmp_path, "sw")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -94,8 +131,10 @@ def test_every_task_builds_on_a_task_of_the_installed_harness() -> None:
     names = {benchmark.task_name(suffix) for benchmark in read_benchmarks() for suffix in benchmark.languages}
     assert names == set(manager.all_subtasks)
     for name in names:
-        config = dict(manager.task_index[name].cfg or {})
-        assert config["output_type"] == "multiple_choice"
+        entry = manager.task_index[name]
+        assert set(entry.cfg or {}) == {"class", "task", "output_type", "language"}
+        assert entry.yaml_path is not None
+        config = task_config(entry.yaml_path.parent, (entry.cfg or {})["language"])
         config.pop("rows", None)
         if "base_task" in config:
             resolved = resolve_base_task(config)
@@ -149,3 +188,11 @@ def test_stock_validate_passes_over_all_our_tasks_and_groups() -> None:
     assert done.returncode == 0, done.stdout[-2000:]
     assert "All tasks found and valid" in done.stdout
     assert len(names) > 700
+
+
+def test_logs_tell_benchmark_and_language_of_every_task() -> None:
+    for benchmark in read_benchmarks():
+        for suffix, code in benchmark.languages.items():
+            metadata = task_config(ROOT / benchmark.name, suffix)["metadata"]
+            told = parse_task_name(benchmark.task_name(suffix), {"metadata": metadata})
+            assert (told.benchmark, told.language) == (f"calib_{benchmark.name}", code)

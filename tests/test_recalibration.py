@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -166,6 +168,27 @@ def test_recalibrated_confidence(method: str) -> None:
         seed=1,  # type: ignore[arg-type]
     )
     assert Questions.from_confidence(apart, before.correct).evaluate("ece")["ece"] < 0.06
+
+
+@pytest.mark.parametrize("method", ["isotonic", "platt"])
+def test_no_confidence_is_recalibrated_by_a_fit_that_has_seen_it(
+    monkeypatch: pytest.MonkeyPatch, method: Literal["isotonic", "platt"]
+) -> None:
+    confidence = np.linspace(0.1, 0.9, 40)
+    groups = np.repeat(["en", "sw"], 20)
+    sizes = []
+
+    def spy(seen: Floats, correct: Bools, new: Floats) -> Floats:
+        assert not set(seen.tolist()) & set(new.tolist())
+        assert seen.size == correct.size
+        assert max(seen.max(), new.max()) - min(seen.min(), new.min()) < 0.5  # one language
+        sizes.append((seen.size, new.size))
+        return new / 2
+
+    monkeypatch.setattr(recalibration, f"_{method}", spy)
+    got = recalibrated_confidence(confidence, np.arange(40) % 2, method=method, groups=groups, folds=4)
+    np.testing.assert_array_equal(got, confidence / 2)
+    assert sizes == [(15, 5)] * 8
 
 
 def test_platt_with_one_class() -> None:

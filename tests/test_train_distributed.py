@@ -36,9 +36,7 @@ def found(tmp_path_factory):
 
 def test_ddp_equals_one_process(found, tmp_path):
     """Two processes with two sequences each are one with four, in losses, NLL, evaluation and weights."""
-    alone = train(
-        tmp_path, tiny_model.model(), per_device_train_batch_size=4, eval_strategy="steps", eval_steps=3
-    )
+    alone = train(tmp_path, tiny_model.model(), per_device_train_batch_size=4, eval_strategy="steps", eval_steps=3)
     assert found["ddp"]["processes"] == 2
     for name in ("loss", "nll", "entropy", "num_tokens", "eval_loss", "eval_smoothed_loss"):
         together = [entry[name] for entry in found["ddp"]["log"] if name in entry]

@@ -1,4 +1,6 @@
-"""The loss against plain full logits: F.cross_entropy in float64, and in the same dtype where rounding is the question."""
+"""The loss against plain full logits: F.cross_entropy in float64, and in the same dtype where rounding is the
+question.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 import torch.nn.functional as F  # noqa: E402, N812
-
-from lm_eval_calib.errors import CalibrationValueError  # noqa: E402
 from lm_eval_calib.train import fused, kernels  # noqa: E402
 from lm_eval_calib.train.loss import fused_head, label_smoothed_nll  # noqa: E402
+
+from lm_eval_calib.errors import CalibrationValueError  # noqa: E402
 
 
 def full_logits(hidden, weight, targets, b, bias, softcap, scale, reduction):
@@ -49,11 +51,12 @@ SHAPES = [(13, 101, 8), (1, 7, 4), (150, 2003, 16)]
 HEADS = [(None, 1.0, False), (5.0, 1.0, True), (None, 0.3, True), (3.0, 2.0, False)]
 
 
+@pytest.mark.usefixtures("tiles")
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("b", [0.0, 0.1, 0.7])
 @pytest.mark.parametrize(("softcap", "scale", "bias"), HEADS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_float32_equals_full_logits(tiles, shape, softcap, scale, bias, b, reduction):
+def test_float32_equals_full_logits(shape, softcap, scale, bias, b, reduction):
     hidden, weight, vector, targets = make(*shape, bias=bias)
     if shape[0] > 2:
         targets[[0, 2]] = -100
@@ -86,7 +89,8 @@ def test_float32_equals_full_logits(tiles, shape, softcap, scale, bias, b, reduc
 
 
 def test_hand_derived():
-    # One hidden unit of 1, head rows 0, ln 2, ln 5: logits 0, ln 2, ln 5, so L = ln 8 and the mean logit is ln(10) / 3.
+    # One hidden unit of 1, head rows 0, ln 2, ln 5: logits 0, ln 2, ln 5, so L = ln 8 and the mean logit is
+    # ln(10) / 3.
     weight = torch.tensor([[0.0], [2.0], [5.0]]).log().clamp(min=0)
     weight.requires_grad_()
     loss, nll = label_smoothed_nll(torch.ones(1, 1), weight, torch.tensor([1]), label_smoothing=0.3)
@@ -99,9 +103,10 @@ def test_hand_derived():
     assert weight.grad[:, 0].tolist() == pytest.approx(expected)
 
 
+@pytest.mark.usefixtures("tiles")
 @pytest.mark.parametrize("mode", ["bfloat16", "float16", "autocast"])
 @pytest.mark.parametrize(("softcap", "scale", "bias"), HEADS)
-def test_16_bits_round_no_worse_than_full_logits(tiles, mode, softcap, scale, bias):
+def test_16_bits_round_no_worse_than_full_logits(mode, softcap, scale, bias):
     """Both against float64: at most 1.2 times the error of full logits in the same dtype."""
     dtype = torch.float32 if mode == "autocast" else getattr(torch, mode)
     hidden, weight, vector, targets = make(300, 1003, 64, bias=bias, dtype=dtype)
@@ -127,9 +132,11 @@ def test_gradcheck():
     hidden, weight, bias, targets = make(5, 11, 3, bias=True, dtype=torch.float64)
     for reduction in ("mean", "none"):
         assert torch.autograd.gradcheck(
-            lambda h, w, v, r=reduction: label_smoothed_nll(
-                h, w, targets, label_smoothing=0.2, bias=v, softcap=4.0, logit_scale=0.5, reduction=r
-            ).loss,
+            lambda h, w, v, r=reduction: (
+                label_smoothed_nll(
+                    h, w, targets, label_smoothing=0.2, bias=v, softcap=4.0, logit_scale=0.5, reduction=r
+                ).loss
+            ),
             (hidden, weight, bias),
             nondet_tol=1e-12,  # a second backward pass recomputes
         )
@@ -196,7 +203,8 @@ def test_without_smoothing_it_is_the_nll():
     assert torch.equal(loss.detach(), nll)
 
 
-def test_statistics(tiles):
+@pytest.mark.usefixtures("tiles")
+def test_statistics():
     """Entropy and top-1, as TRL logs them, with ties going to the first index."""
     hidden, weight, _, _ = make(200, 700, 5)
     with torch.no_grad():
@@ -268,9 +276,7 @@ def test_errors_name_the_argument(change, name):
 
 
 def test_plans_cover_everything_within_the_budget():
-    for tokens, vocabulary, is_fused in itertools.product(
-        (1, 100, 8192, 100_000), (7, 50_257, 262_144), (True, False)
-    ):
+    for tokens, vocabulary, is_fused in itertools.product((1, 100, 8192, 100_000), (7, 50_257, 262_144), (True, False)):
         plan = fused.plan(tokens, vocabulary, 2, device="cuda", fused=is_fused)
         edges = [edge for block in plan.blocks for edge in block]
         assert edges[0] == 0

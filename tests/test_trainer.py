@@ -13,12 +13,12 @@ pytest.importorskip("trl")
 import tiny_model  # noqa: E402
 import torch.nn.functional as F  # noqa: E402, N812
 from datasets import Dataset  # noqa: E402
+from lm_eval_calib.train.head import UnsupportedModelError  # noqa: E402
+from lm_eval_calib.train.trainer import LabelSmoothedSFTTrainer  # noqa: E402
 from peft import LoraConfig, get_peft_model  # noqa: E402
 from trl import SFTConfig, SFTTrainer  # noqa: E402
 
 from lm_eval_calib.errors import CalibrationValueError  # noqa: E402
-from lm_eval_calib.train.head import UnsupportedModelError  # noqa: E402
-from lm_eval_calib.train.trainer import LabelSmoothedSFTTrainer  # noqa: E402
 
 B = 0.1
 TOKENIZER = tiny_model.tokenizer(chat=True)
@@ -138,7 +138,8 @@ def reference(trainer: Any, model: Any, steps: int) -> tuple[list[float], list[f
 
 
 def assert_same_weights(left: Any, right: Any, tolerance: float = 1e-4) -> None:
-    # All together: Adam divides by the gradient's size, and where that is rounding alone (the keys' bias), so is its sign.
+    # All together: Adam divides by the gradient's size, and where that is rounding alone (the keys' bias), so
+    # is its sign.
     mine, other = (torch.cat([p.flatten() for p in model.parameters()]) for model in (left, right))
     assert (mine - other).norm() < tolerance * other.norm()
 
@@ -186,7 +187,9 @@ def test_lora(tmp_path):
 
 
 def test_lora_with_a_trained_head(tmp_path):
-    config = LoraConfig(r=4, lora_dropout=0.0, task_type="CAUSAL_LM", target_modules=["q_proj"], modules_to_save=["lm_head"])
+    config = LoraConfig(
+        r=4, lora_dropout=0.0, task_type="CAUSAL_LM", target_modules=["q_proj"], modules_to_save=["lm_head"]
+    )
     trainer = train(tmp_path, tiny_model.model(), peft_config=config)
     model = get_peft_model(tiny_model.model(), config)
     losses, _ = reference(trainer, model, 3)
@@ -206,9 +209,9 @@ def test_mixture_of_experts(tmp_path):
         ids, mask, labels = inputs["input_ids"], inputs["attention_mask"], inputs["labels"]
         output = model(input_ids=ids, attention_mask=mask, output_router_logits=True)
         logits = output.logits[:, :-1].flatten(0, 1)
-        expected += F.cross_entropy(
-            logits, labels[:, 1:].flatten(), label_smoothing=B, reduction="sum"
-        ).item() / int(num_items)
+        expected += F.cross_entropy(logits, labels[:, 1:].flatten(), label_smoothing=B, reduction="sum").item() / int(
+            num_items
+        )
         expected += 0.5 * output.aux_loss.item() / 2
     assert logged(trainer, "loss")[0] == pytest.approx(expected, rel=2e-5)
     assert logged(trainer, "aux_loss")[0] > 1
@@ -262,9 +265,7 @@ def test_one_forward_pass_and_no_full_logits(tmp_path):
     calls, heads = [], []
     model.model.register_forward_hook(lambda *_: calls.append(1))
     model.lm_head.register_forward_hook(lambda *_: heads.append(1))
-    trainer = Recorder(
-        model, arguments(tmp_path), train_dataset=Dataset.from_list(ROWS), processing_class=TOKENIZER
-    )
+    trainer = Recorder(model, arguments(tmp_path), train_dataset=Dataset.from_list(ROWS), processing_class=TOKENIZER)
     calls.clear()  # the check of the head at the start
     heads.clear()
     trainer.train()
@@ -278,7 +279,7 @@ def test_gradients_are_made_once(tmp_path, monkeypatch):
 
     factors, passes = [], []
     run_tiles = fused.run_tiles
-    monkeypatch.setattr(fused, "multiply", lambda values, factor: factors.append(float(factor)))
+    monkeypatch.setattr(fused, "multiply", lambda _values, factor: factors.append(float(factor)))
     monkeypatch.setattr(fused, "run_tiles", lambda *a, **k: passes.append(k["fold"]) or run_tiles(*a, **k))
     train(tmp_path, tiny_model.model())
     assert set(factors) == {1.0}
@@ -305,9 +306,7 @@ def test_resumed_run_equals_an_uninterrupted_one(tmp_path):
     settings = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3}
     settings["lr_scheduler_type"] = "linear"
     whole = train(tmp_path / "a", tiny_model.model(), **settings)
-    resumed = train(
-        tmp_path / "b", tiny_model.model(seed=5), **settings, resume=str(tmp_path / "a" / "checkpoint-3")
-    )
+    resumed = train(tmp_path / "b", tiny_model.model(seed=5), **settings, resume=str(tmp_path / "a" / "checkpoint-3"))
     for name in ("loss", "nll"):
         assert logged(resumed, name) == pytest.approx(logged(whole, name), rel=1e-6)
     assert_same_weights(resumed.model, whole.model, 1e-6)
@@ -346,9 +345,7 @@ def test_generation_and_plain_calls_still_work(tmp_path):
     ids = torch.tensor([[1, 8, 9]])
     trainer.model.eval(), fresh.eval()
     torch.testing.assert_close(trainer.model(input_ids=ids).logits, fresh(input_ids=ids).logits)
-    torch.testing.assert_close(
-        trainer.model(input_ids=ids, labels=ids).loss, fresh(input_ids=ids, labels=ids).loss
-    )
+    torch.testing.assert_close(trainer.model(input_ids=ids, labels=ids).loss, fresh(input_ids=ids, labels=ids).loss)
     kwargs = {"max_new_tokens": 4, "do_sample": False}
     assert torch.equal(trainer.model.generate(ids, **kwargs), fresh.generate(ids, **kwargs))
 

@@ -2,8 +2,9 @@
 
 import sys
 
-from lm_eval_calib.errors import CalibrationError
 from lm_eval_calib.train.command import main
+
+from lm_eval_calib.errors import CalibrationError
 
 try:
     sys.exit(main())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,8 @@ def parse(argv: Sequence[str]) -> tuple[Any, Any, Any]:
         MissingExtraError: TRL is not installed.
     """
     try:
-        from trl import TrlParser
-
         from lm_eval_calib.train.config import ModelConfig, TuneArguments, TuneConfig
+        from trl import TrlParser
     except ImportError as error:
         raise MissingExtraError("training", "train", error) from error
 
@@ -51,7 +51,10 @@ def parse(argv: Sequence[str]) -> tuple[Any, Any, Any]:
         usage="%(prog)s [CONFIG.yaml] [--name value ...]",
     )
     try:
-        data, config, model = parser.parse_args_and_config(argv)
+        with warnings.catch_warnings():
+            # TRL's own default, under the name that transformers 5 retires.
+            warnings.filterwarnings("ignore", message=".*gradient_checkpointing", category=FutureWarning)
+            data, config, model = parser.parse_args_and_config(argv)
     except CalibrationError:
         raise
     except Exception as error:  # YAML errors, and ValueErrors of transformers and TRL about arguments

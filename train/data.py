@@ -73,8 +73,8 @@ class Report:
             raise DataError("train_data: expected rows, got none; check the files or the split")
         if count > limit * self.rows or not self.used:
             raise DataError(
-                f"train_data: {count} of {self.rows} rows are unusable: {listing}. Mend or remove them, name the right "
-                "data_format, or raise max_bad_rows"
+                f"train_data: {count} of {self.rows} rows are unusable: {listing}. Mend or remove them, "
+                "name the right data_format, or raise max_bad_rows"
             )
 
 
@@ -136,8 +136,9 @@ def _read_hub(source: str) -> Iterator[tuple[str, Any]]:
         rows = load_dataset(name, config or None, split=split or "train")
     except Exception as error:  # the hub client's errors share no base class
         raise DataError(
-            f"train_data: {source} is no local file and could not be loaded as a data set ({type(error).__name__}: "
-            f"{error}); expected `owner/name`, `owner/name:config` or `owner/name:config:split`"
+            f"train_data: {source} is no local file and could not be loaded as a data set "
+            f"({type(error).__name__}: {error}); expected `owner/name`, `owner/name:config` or "
+            f"`owner/name:config:split`"
         ) from error
     for number, row in enumerate(rows):
         yield f"{source} row {number}", row

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-
 from lm_eval_calib.train.kernels import (
     BEFORE,
     MAX,
@@ -33,7 +32,9 @@ LONGEST_CHUNK = 8192
 
 @dataclass(frozen=True)
 class Plan:
-    """Chunks of tokens, blocks of vocabulary; the last block's tile is still there when the gradient's turn comes."""
+    """Chunks of tokens, blocks of vocabulary; the last block's tile is still there when the gradient's turn
+    comes.
+    """
 
     chunk: int
     blocks: tuple[tuple[int, int], ...]
@@ -42,8 +43,9 @@ class Plan:
 def plan(tokens: int, vocabulary: int, itemsize: int, *, device: str, fused: bool) -> Plan:
     """As few products as memory and rounding allow.
 
-    `fused`: the gradient follows at once and the head's gradient accumulates in 16 bits, so whole rows of the vocabulary
-    in few chunks are best. Otherwise the tiles are recomputed or the gradient is float32, and many tokens are best.
+    `fused`: the gradient follows at once and the head's gradient accumulates in 16 bits, so whole rows of the
+    vocabulary in few chunks are best. Otherwise the tiles are recomputed or the gradient is float32, and many
+    tokens are best.
     """
     budget = CPU_TILE if device == "cpu" else FUSED_TILE if fused else RECOMPUTED_TILE
     elements = budget // itemsize
@@ -83,7 +85,8 @@ class FusedHead(torch.autograd.Function):
     ) -> tuple[torch.Tensor, ...]:
         ctx.set_materialize_grads(False)
         needs = tuple(ctx.needs_input_grad[:3]) if needs_grad else (False, False, False)
-        # Float16 gradients need the loss scale before they are rounded, and that is known in the backward pass.
+        # Float16 gradients need the loss scale before they are rounded, and that is known in the backward
+        # pass.
         at_once = any(needs) and scale is not None and dtype != torch.float16
         state = new_state(hidden.shape[0], hidden)
         ctx.gradients = run_tiles(
@@ -120,6 +123,7 @@ class FusedHead(torch.autograd.Function):
         nothing = (None,) * 6
         if grad_loss is None or not any(ctx.needs):
             return (None, None, None, *nothing)
+        gradients: Any
         if ctx.gradients is not None:
             gradients, ctx.gradients = ctx.gradients, None
             for gradient in gradients:
@@ -166,7 +170,8 @@ def run_tiles(
     tiles = plan(tokens, vocabulary, dtype.itemsize, device=hidden.device.type, fused=fused)
     chunks = [slice(first, min(first + tiles.chunk, tokens)) for first in range(0, tokens, tiles.chunk)]
     wide = accumulation_dtype(dtype)
-    # Of several chunks a GPU's 16-bit gradient itself takes the sum: there is no room for twice its size in float32.
+    # Of several chunks a GPU's 16-bit gradient itself takes the sum: there is no room for twice its size in
+    # float32.
     sums = weight.dtype if hidden.is_cuda or len(chunks) == 1 else wide
     frequent = None
     if needs[1] and sums.itemsize == 2 and len(chunks) > 2:
@@ -239,8 +244,9 @@ def run_tiles(
 class FrequentRows:
     """The head's gradient at the most frequent targets, summed in float32.
 
-    A sum kept in 16 bits is rounded with each chunk. That shows where several chunks contribute much, which is at the few
-    hundred most frequent targets: text is Zipfian. Their float32 sums fit where those of the whole head do not.
+    A sum kept in 16 bits is rounded with each chunk. That shows where several chunks contribute much, which
+    is at the few hundred most frequent targets: text is Zipfian. Their float32 sums fit where those of the
+    whole head do not.
     """
 
     def __init__(self, targets: torch.Tensor, weight: torch.Tensor) -> None:
@@ -256,7 +262,9 @@ class FrequentRows:
 
 
 def _add_product(into: torch.Tensor, left: torch.Tensor, right: torch.Tensor, alpha: float, *, keep: bool) -> None:
-    """`into = keep * into + alpha * left @ right`, accumulated in the dtype of `into` without rounding the product."""
+    """`into = keep * into + alpha * left @ right`, accumulated in the dtype of `into` without rounding the
+    product.
+    """
     beta = 1 if keep else 0  # with beta 0 the uninitialised content is not read
     if into.dtype == left.dtype:
         torch.addmm(into, left, right, beta=beta, alpha=alpha, out=into)

@@ -1,4 +1,6 @@
-"""Where a model's hidden states and its head meet: a forward pass that ends in the smoothed loss instead of logits."""
+"""Where a model's hidden states and its head meet: a forward pass that ends in the smoothed loss instead of
+logits.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lm_eval_calib.train.kernels import Head
+from lm_eval_calib.train.loss import fused_head
 from torch import nn
 from torch.distributed.tensor import DTensor, Partial
 from transformers.utils import ModelOutput
 
 from lm_eval_calib.errors import CalibrationError
-from lm_eval_calib.train.kernels import Head
-from lm_eval_calib.train.loss import fused_head
 
 IGNORED = -100
 
@@ -37,22 +39,26 @@ class SmoothedHead:
 
 @dataclass
 class SmoothedHeadOutput(ModelOutput):
-    """`loss` and `nll` are scaled sums, `nll` without a gradient; the rest has the shape of the shifted labels."""
+    """`loss` and `nll` are scaled sums, `nll` without a gradient; the rest has the shape of the shifted
+    labels.
+    """
 
-    loss: torch.Tensor | None = None
-    nll: torch.Tensor | None = None
-    token_loss: torch.Tensor | None = None
-    token_nll: torch.Tensor | None = None
-    entropy: torch.Tensor | None = None
-    is_top1: torch.Tensor | None = None
-    label_mask: torch.Tensor | None = None
-    aux_loss: torch.Tensor | None = None
+    # Optional to ModelOutput alone: all but aux_loss are always there.
+    loss: Any = None
+    nll: Any = None
+    token_loss: Any = None
+    token_nll: Any = None
+    entropy: Any = None
+    is_top1: Any = None
+    label_mask: Any = None
+    aux_loss: Any = None
 
 
 def transform_of(model: nn.Module) -> Head:
     """Soft-cap and scale of a model's logits, from its configuration (`label_smoothing` is 0)."""
     config = model.config.get_text_config()
-    # Cohere, Muse Glimmer and Falcon-H1 multiply; Granite and MiniCPM3 divide; HyperCLOVA X multiplies under Granite's key.
+    # Cohere, Muse Glimmer and Falcon-H1 multiply; Granite and MiniCPM3 divide; HyperCLOVA X multiplies under
+    # Granite's key.
     scale = 1.0
     for key in ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling"):
         value = getattr(config, key, None)
@@ -75,9 +81,10 @@ def linear_head(model: nn.Module) -> nn.Linear:
         inner = head.modules_to_save[head.active_adapters[0]] if head.active_adapters else head.original_module
     if not isinstance(inner, nn.Linear) or hasattr(inner, "base_layer") or not inner.weight.is_floating_point():
         raise UnsupportedModelError(
-            f"model: expected a head that is a plain linear layer, got {type(inner).__name__} in {type(model).__name__}; "
-            "the loss would miss what it adds. Take the head out of the adapters' target modules (or name it in "
-            "lora_modules_to_save), or train with TRL's own SFTTrainer"
+            f"model: expected a head that is a plain linear layer, got {type(inner).__name__} in "
+            f"{type(model).__name__}; "
+            "the loss would miss what it adds. Take the head out of the adapters' target modules (or name "
+            "it in lora_modules_to_save), or train with TRL's own SFTTrainer"
         )
     return inner
 
@@ -150,7 +157,9 @@ def _loss(
 
 
 def _whole(parameter: torch.Tensor | None) -> Any:
-    """A sharded parameter gathered; each rank's gradient is then one summand of the whole, as with FSDP's own."""
+    """A sharded parameter gathered; each rank's gradient is then one summand of the whole, as with FSDP's
+    own.
+    """
     if isinstance(parameter, DTensor):
         mesh = parameter.device_mesh
         return parameter.full_tensor(grad_placements=[Partial("avg")] * mesh.ndim)
@@ -161,9 +170,7 @@ def _balancing_loss(router_logits: Any, config: Any, attention_mask: torch.Tenso
     from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
     experts = getattr(config, "num_experts", None) or config.num_local_experts
-    loss: torch.Tensor = load_balancing_loss_func(
-        router_logits, experts, config.num_experts_per_tok, attention_mask
-    )
+    loss: torch.Tensor = load_balancing_loss_func(router_logits, experts, config.num_experts_per_tok, attention_mask)
     return loss
 
 
@@ -171,7 +178,8 @@ def _balancing_loss(router_logits: Any, config: Any, attention_mask: torch.Tenso
 def check(model: nn.Module) -> None:
     """Compare a few tokens' logits with those that the head's weights and the configuration give.
 
-    A model with a transformation that `transform_of` does not know fails here, instead of training on another loss.
+    A model with a transformation that `transform_of` does not know fails here, instead of training on another
+    loss.
 
     Raises:
         UnsupportedModelError: the logits differ by more than rounding.
@@ -197,6 +205,7 @@ def check(model: nn.Module) -> None:
     if not error < limit:
         raise UnsupportedModelError(
             f"model: the logits of {type(model).__name__} are not what its head's weights, scale "
-            f"({transform.logit_scale:g}) and soft-cap ({transform.softcap}) give (relative difference {error:.1e}, "
-            f"expected below {limit:.0e}); its loss would be another one. Train it with TRL's own SFTTrainer"
+            f"({transform.logit_scale:g}) and soft-cap ({transform.softcap}) give (relative difference "
+            f"{error:.1e}, expected below {limit:.0e}); its loss would be another one. Train it with TRL's "
+            f"own SFTTrainer"
         )

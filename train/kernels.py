@@ -1,14 +1,15 @@
 """One tile of logits: the statistics of its rows, then its gradient in place.
 
 A tile holds the product of some tokens' hidden states with a block of the head's rows, bias included: shape
-[tokens, columns] of a vocabulary of V. Logits are z = softcap * tanh(scale * x / softcap), or scale * x without a
-soft-cap. The statistics of a token (`STATE`, natural units, float32) are folded over the blocks of the vocabulary one
-after the other; once all are folded, the loss L = lse - (1-b) z_y - b mean(z) has the gradient
+[tokens, columns] of a vocabulary of V. Logits are z = softcap * tanh(scale * x / softcap), or scale * x
+without a soft-cap. The statistics of a token (`STATE`, natural units, float32) are folded over the blocks of
+the vocabulary one after the other; once all are folded, the loss L = lse - (1-b) z_y - b mean(z) has the
+gradient
 
     dL/dx_v = (1-b) * scale * (p_v / (1-b) - b / ((1-b) V) - [v = y]) * (1 - tanh^2).
 
-The factor (1-b) * scale is left to the matrix products that follow, which apply it in float32: in bf16 the target's
-1 - b would be off by the same 2e-3 on every token, a bias between pull and push; 1 is exact.
+The factor (1-b) * scale is left to the matrix products that follow, which apply it in float32: in bf16 the
+target's 1 - b would be off by the same 2e-3 on every token, a bias between pull and push; 1 is exact.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ import torch
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
-# Rows of the state, one column a token: max z, sum exp(z - max), sum z, sum exp(z - max) z, z of the target, and the
-# largest z before the target's index (ties go to the first index, as in argmax).
+# Rows of the state, one column a token: max z, sum exp(z - max), sum z, sum exp(z - max) z, z of the target,
+# and the largest z before the target's index (ties go to the first index, as in argmax).
 STATE = ("max", "sum_exp", "sum_z", "sum_exp_z", "target", "before")
 MAX, SUM_EXP, SUM_Z, SUM_EXP_Z, TARGET, BEFORE = range(len(STATE))
 
@@ -69,9 +70,9 @@ def process_tile(
 ) -> None:
     """Fold the tile into the state, turn it into its gradient (the state complete by then), or both.
 
-    `tile` [T, C] is overwritten if `gradient`, and with it whatever lies between its rows; `targets` [T] are indices into the whole vocabulary; `state` [6, T];
-    `row_weights` [T] multiply the rows of the gradient. Without `statistics` the state's last entries, which entropy and
-    top-1 need, may be left out.
+    `tile` [T, C] is overwritten if `gradient`, and with it whatever lies between its rows; `targets` [T] are
+    indices into the whole vocabulary; `state` [6, T]; `row_weights` [T] multiply the rows of the gradient.
+    Without `statistics` the state's last entries, which entropy and top-1 need, may be left out.
     """
     if not tile.numel():
         return
@@ -146,7 +147,8 @@ def _triton_tile(
 ) -> None:
     kept = 1 - head.label_smoothing
     log2e = 1 / math.log(2)
-    # Measured on an H200: one program a multiprocessor and a half, and little of the row left to the masked end.
+    # Measured on an H200: one program a multiprocessor and a half, and little of the row left to the masked
+    # end.
     block = 4096 if tile.shape[1] < 65536 else 8192
     has_cap = head.softcap is not None
     cap = head.softcap if head.softcap is not None else 1.0
@@ -181,9 +183,7 @@ def columns_of(tile: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         return tile.index_select(1, index.clamp(0, tile.shape[1] - 1)) * inside
     columns = torch.empty(tile.shape[0], index.numel(), device=tile.device, dtype=tile.dtype)
     grid = (tile.shape[0], -(-index.numel() // 512))
-    _kernels().columns_kernel[grid](
-        tile, tile.stride(0), tile.shape[1], index, columns, index.numel(), BLOCK=512
-    )
+    _kernels().columns_kernel[grid](tile, tile.stride(0), tile.shape[1], index, columns, index.numel(), BLOCK=512)
     return columns
 
 

@@ -1,10 +1,10 @@
 """Label-smoothed negative log-likelihood of a linear head, without its full logits.
 
-The product of all hidden states with the head, tokens x vocabulary, is the largest tensor of a training step. It is made
-here a tile at a time with the platform's own matrix product; one kernel turns the tile into its gradient in place
-(`kernels.py`); two more products turn that into the gradients of hidden states and head. The gradients are worked out
-in the forward pass, where the tile is at hand anyway, and wait for the backward pass: three products, as with full logits,
-where recomputing in the backward pass takes four.
+The product of all hidden states with the head, tokens x vocabulary, is the largest tensor of a training step.
+It is made here a tile at a time with the platform's own matrix product; one kernel turns the tile into its
+gradient in place (`kernels.py`); two more products turn that into the gradients of hidden states and head.
+The gradients are worked out in the forward pass, where the tile is at hand anyway, and wait for the backward
+pass: three products, as with full logits, where recomputing in the backward pass takes four.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-
-from lm_eval_calib.errors import CalibrationValueError
 from lm_eval_calib.train.fused import FusedHead
 from lm_eval_calib.train.kernels import Head
+
+from lm_eval_calib.errors import CalibrationValueError
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -41,11 +41,14 @@ def label_smoothed_nll(
 ) -> SmoothedLoss:
     """Cross-entropy of targets (1-b) on y and b/V everywhere, in nats, from hidden states and head.
 
-        x = hidden @ weight.T + bias,   z = softcap * tanh(logit_scale * x / softcap)   (softcap None: logit_scale * x)
-        nll = logsumexp(z) - z_y,       loss = nll + b (z_y - mean_v z_v),              b = label_smoothing
+        x = hidden @ weight.T + bias
+        z = softcap * tanh(logit_scale * x / softcap), or logit_scale * x without a soft-cap
+        nll = logsumexp(z) - z_y
+        loss = nll + b (z_y - mean_v z_v), b = label_smoothing
 
     Args:
-        hidden: [..., H], the tokens' last hidden states. No shift happens here: hidden[i] predicts targets[i].
+        hidden: [..., H], the tokens' last hidden states. No shift happens here: hidden[i] predicts
+            targets[i].
         weight: [V, H], the head. All V rows take part in the mean, so cut off padded rows first.
         targets: [...], integers in [0, V), or `ignore_index`.
         label_smoothing: b, from 0 to below 1.
@@ -56,19 +59,20 @@ def label_smoothed_nll(
         reduction: "mean" over the tokens not ignored, "sum", or "none" (shape of `targets`, 0 where ignored).
 
     Returns:
-        `SmoothedLoss(loss, nll)` in float32 (float64 for float64 inputs), both >= 0 but for rounding. Without any token
-        to count both are 0 and still differentiable, where `F.cross_entropy` gives NaN.
+        `SmoothedLoss(loss, nll)` in float32 (float64 for float64 inputs), both >= 0 but for rounding. Without
+        any token to count both are 0 and still differentiable, where `F.cross_entropy` gives NaN.
 
-    Under autocast the products run in its dtype. Equals `F.cross_entropy(z, targets, label_smoothing=b)` on float32
-    logits in value and gradient. "mean" and "sum" keep the gradients from the forward pass on; "none" and float16
-    (whose loss scale must be known first) recompute the logits in the backward pass instead, as does a second backward
-    pass over the same graph. No double backward.
+    Under autocast the products run in its dtype. Equals `F.cross_entropy(z, targets, label_smoothing=b)` on
+    float32 logits in value and gradient. "mean" and "sum" keep the gradients from the forward pass on; "none"
+    and float16 (whose loss scale must be known first) recompute the logits in the backward pass instead, as
+    does a second backward pass over the same graph. No double backward.
 
     Raises:
-        CalibrationValueError: an argument out of its range, shapes that do not fit, or a target outside the vocabulary.
+        CalibrationValueError: an argument out of its range, shapes that do not fit, or a target outside the
+        vocabulary.
 
-    Source: Szegedy et al. 2016 for the target distribution; Guo et al. 2017 and Lu et al. 2025 (arXiv 2508.00264) for
-    what it does to calibration.
+    Source: Szegedy et al. 2016 for the target distribution; Guo et al. 2017 and Lu et al. 2025 (arXiv
+    2508.00264) for what it does to calibration.
     """
     head = Head(label_smoothing=label_smoothing, softcap=softcap, logit_scale=logit_scale)
     _validate(hidden, weight, bias, targets, head, ignore_index, reduction)
@@ -78,8 +82,9 @@ def label_smoothed_nll(
     count, wrong = torch.stack([counts.sum(), outside.sum()]).tolist()  # the one synchronisation on a GPU
     if wrong:
         raise CalibrationValueError(
-            f"targets: expected indices from 0 to {weight.shape[0] - 1} or ignore_index ({ignore_index}), got "
-            f"{int(flat_targets[outside][0])} among {wrong} others; a tokenizer with more tokens than the head does this"
+            f"targets: expected indices from 0 to {weight.shape[0] - 1} or ignore_index ({ignore_index}), "
+            f"got {int(flat_targets[outside][0])} among {wrong} others; a tokenizer with more tokens than "
+            f"the head does this"
         )
     kept = counts.nonzero().squeeze(1) if count < flat_targets.numel() else None
     if kept is not None:
@@ -117,8 +122,8 @@ def fused_head(
 ) -> HeadResult:
     """Loss and statistics of [N, H] hidden states whose [N] targets all count.
 
-    `scale` multiplies the sum of the losses; it belongs in here, because the gradients are computed with it and rounded
-    once. None gives one loss a token. Without `statistics` entropy and top-1 are meaningless.
+    `scale` multiplies the sum of the losses; it belongs in here, because the gradients are computed with it
+    and rounded once. None gives one loss a token. Without `statistics` entropy and top-1 are meaningless.
     """
     dtype = hidden.dtype
     device = hidden.device.type
@@ -128,9 +133,7 @@ def fused_head(
         raise CalibrationValueError(
             f"weight: expected the dtype of hidden ({dtype}) outside autocast, got {weight.dtype}; cast one of them"
         )
-    needs = torch.is_grad_enabled() and any(
-        x is not None and x.requires_grad for x in (hidden, weight, bias)
-    )
+    needs = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (hidden, weight, bias))
     return HeadResult(*FusedHead.apply(hidden, weight, bias, targets, head, scale, dtype, needs, statistics))
 
 

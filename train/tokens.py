@@ -1,9 +1,9 @@
 """From parsed rows to token ids and labels.
 
-A row becomes one text in which the answers' places are known by character, and is tokenised as a whole: tokens are then
-those that the model meets at inference, whatever merges at the border between prompt and answer, and a label is decided by
-where a token ends. Two templates give conversations their text: the tokenizer's chat template, and a plain one for base
-models, whose turns read
+A row becomes one text in which the answers' places are known by character, and is tokenised as a whole:
+tokens are then those that the model meets at inference, whatever merges at the border between prompt and
+answer, and a label is decided by where a token ends. Two templates give conversations their text: the
+tokenizer's chat template, and a plain one for base models, whose turns read
 
     ### Instruction:
     {user}
@@ -24,11 +24,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from tqdm.auto import tqdm
-
 from lm_eval_calib.train.config import TuneArguments
 from lm_eval_calib.train.data import BadRowError, DataError, Example, Report, digest, parse, read_rows
 from lm_eval_calib.train.head import IGNORED
+from tqdm.auto import tqdm
 
 SCHEMA = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
 BATCH = 512
@@ -61,9 +60,7 @@ def render(example: Example, tokenizer: Any, template: str) -> tuple[str, tuple[
         for index, message in enumerate(example.messages):
             if message["role"] != "assistant":
                 continue
-            before = tokenizer.apply_chat_template(
-                example.messages[:index], tokenize=False, add_generation_prompt=True
-            )
+            before = tokenizer.apply_chat_template(example.messages[:index], tokenize=False, add_generation_prompt=True)
             through = tokenizer.apply_chat_template(example.messages[: index + 1], tokenize=False)
             if not (text.startswith(before) and text.startswith(through) and len(through) > len(before)):
                 raise BadRowError("the chat template rewrites earlier turns")
@@ -84,8 +81,8 @@ def choose_template(wish: str, tokenizer: Any) -> str:
     has_chat = bool(getattr(tokenizer, "chat_template", None))
     if wish == "chat" and not has_chat:
         raise DataError(
-            "prompt_template: expected a tokenizer with a chat template for 'chat', got one without; use 'plain', or name "
-            "one with chat_template_path"
+            "prompt_template: expected a tokenizer with a chat template for 'chat', got one without; use "
+            "'plain', or name one with chat_template_path"
         )
     if wish == "auto":
         return "chat" if has_chat else "plain"
@@ -98,8 +95,8 @@ class Tokens:
     def __init__(self, tokenizer: Any, template: str, max_length: int | None, train_on_prompt: bool) -> None:
         if not tokenizer.is_fast:
             raise DataError(
-                f"model_name_or_path: expected a fast tokenizer, got {type(tokenizer).__name__}; the answers' tokens are "
-                "found by their offsets"
+                f"model_name_or_path: expected a fast tokenizer, got {type(tokenizer).__name__}; the "
+                "answers' tokens are found by their offsets"
             )
         if tokenizer.eos_token is None:
             raise DataError(
@@ -107,7 +104,8 @@ class Tokens:
             )
         self.tokenizer, self.template = tokenizer, template
         self.max_length, self.train_on_prompt = max_length, train_on_prompt
-        # What the tokenizer puts in front of any text; what it would put behind is the <eos> that is there already.
+        # What the tokenizer puts in front of any text; what it would put behind is the <eos> that is there
+        # already.
         empty = tokenizer("")["input_ids"]
         self.prefix = [token for token in empty if token != tokenizer.eos_token_id]
 
@@ -134,7 +132,8 @@ class Tokens:
             starts, ends = np.asarray(offsets, dtype=np.int64).reshape(-1, 2).T
             answer = np.zeros(len(ids), dtype=bool)
             for start, end in spans:
-                # A token over the border is counted to the answer, or its first letters would never be learned.
+                # A token over the border is counted to the answer, or its first letters would never be
+                # learned.
                 answer |= (ends > start) & (starts < end)
             labels = np.where(answer | self.train_on_prompt, ids, IGNORED)
             prefix = [] if complete else self.prefix
@@ -155,7 +154,8 @@ class Tokens:
 def prepare(
     sources: list[str], arguments: TuneArguments, tokenizer: Any, max_length: int | None, seed: int, into: Path
 ) -> Report:
-    """Tokenise all sources into the Arrow stream file `into`, which `datasets.Dataset.from_file` maps into memory.
+    """Tokenise all sources into the Arrow stream file `into`, which `datasets.Dataset.from_file` maps into
+    memory.
 
     Raises:
         DataError: an unreadable source, or more unusable rows than `max_bad_rows` allows.

@@ -6,33 +6,33 @@ from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model
+from lm_eval_calib.train import head as heads
 from trl import SFTTrainer
 
 from lm_eval_calib.errors import CalibrationValueError
-from lm_eval_calib.train import head as heads
 
 
 class LabelSmoothedSFTTrainer(SFTTrainer):
     """A drop-in for TRL's `SFTTrainer` in which `label_smoothing_factor` just works.
 
-    The loss of a batch is sum over its N tokens of nll + b (z_y - mean_v z_v), divided by N, N counted over all devices
-    and accumulation steps (nats; see `label_smoothed_nll`). One forward pass, no full logits, and the gradients of the
-    head come out of the forward pass.
+    The loss of a batch is sum over its N tokens of nll + b (z_y - mean_v z_v), divided by N, N counted over
+    all devices and accumulation steps (nats; see `label_smoothed_nll`). One forward pass, no full logits, and
+    the gradients of the head come out of the forward pass.
 
-    Logged beside TRL's own metrics: `loss` is the smoothed loss and `nll` the plain one, averaged alike. In evaluation
-    `eval_loss` (and so the choice of a best checkpoint) is the plain NLL over all tokens, whatever the batch size, and
-    `eval_smoothed_loss` the smoothed one. Without smoothing both are the same.
+    Logged beside TRL's own metrics: `loss` is the smoothed loss and `nll` the plain one, averaged alike. In
+    evaluation `eval_loss` (and so the choice of a best checkpoint) is the plain NLL over all tokens, whatever
+    the batch size, and `eval_smoothed_loss` the smoothed one. Without smoothing both are the same.
 
-    Arguments are `SFTTrainer`'s. Differences: `loss_type="dft"`, `compute_loss_func` and context, sequence or tensor
-    parallelism are refused together with label smoothing; a model whose head is not linear, or whose logits are not those
-    of its head, is refused always.
+    Arguments are `SFTTrainer`'s. Differences: `loss_type="dft"`, `compute_loss_func` and context, sequence or
+    tensor parallelism are refused together with label smoothing; a model whose head is not linear, or whose
+    logits are not those of its head, is refused always.
 
     Raises:
         CalibrationValueError: arguments that contradict smoothing.
         UnsupportedModelError: a model whose loss would come out wrong.
     """
 
-    _tag_names = ["trl", "sft", "lm-eval-calib"]
+    _tag_names = ["trl", "sft", "lm-eval-calib"]  # noqa: RUF012
 
     def __init__(self, model: Any, args: Any = None, *positional: Any, **kwargs: Any) -> None:
         smoothing = getattr(args, "label_smoothing_factor", 0.0)
@@ -71,14 +71,15 @@ class LabelSmoothedSFTTrainer(SFTTrainer):
     def _refuse_parallelism(self) -> None:
         if self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.zero_stage == 3:
             raise CalibrationValueError(
-                "deepspeed: expected ZeRO stage 0 to 2, got 3, which splits the head among the devices in a way that this "
-                "trainer was not tried with; use FSDP2 (accelerate's fsdp_version: 2)"
+                "deepspeed: expected ZeRO stage 0 to 2, got 3, which splits the head among the devices in a "
+                "way that this trainer was not tried with; use FSDP2 (accelerate's fsdp_version: 2)"
             )
         config = self.accelerator.parallelism_config
         if config is not None and (config.cp_enabled or config.sp_enabled or config.tp_enabled):
             raise CalibrationValueError(
                 "parallelism_config: expected data parallelism (DDP, FSDP2), got context, sequence or tensor "
-                "parallelism, which this trainer was not tried with; use TRL's own SFTTrainer, without smoothing"
+                "parallelism, which this trainer was not tried with; use TRL's own SFTTrainer, without "
+                "smoothing"
             )
 
     def compute_loss(

@@ -1,9 +1,10 @@
 # ruff: noqa: N803
 """The CUDA side of `kernels.process_tile`: one Triton program a token, so that a row needs no second launch.
 
-A tile is read at the speed of the memory or not much below, which leaves about a dozen instructions for each logit.
-Hence: the maximum is taken over the raw products (the soft-cap is monotonic), a lane of eight neighbours keeps sums of its
-own so that no block of the row waits at a barrier, only the row's end is masked, and the target is mended afterwards.
+A tile is read at the speed of the memory or not much below, which leaves about a dozen instructions for each
+logit. Hence: the maximum is taken over the raw products (the soft-cap is monotonic), a lane of eight
+neighbours keeps sums of its own so that no block of the row waits at a barrier, only the row's end is masked,
+and the target is mended afterwards.
 """
 
 # No `from __future__ import annotations`: Triton reads the constexpr annotations.
@@ -38,7 +39,9 @@ def _fold(
     MASKED: tl.constexpr, SOFTCAP: tl.constexpr, PRECISE: tl.constexpr, STATISTICS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One block of a row into the lanes' largest product and logit, sum of exp, of z, of exp * z, and `before`."""
+    """One block of a row into the lanes' largest product and logit, sum of exp, of z, of exp * z, and
+    `before`.
+    """
     offsets = start + neighbours
     if MASKED:
         # Rows are padded to `tile_stride`, a multiple of 64: only a mask of that kind allows wide accesses.

@@ -7,7 +7,6 @@ import datetime
 import hashlib
 import importlib.metadata
 import json
-import os
 import re
 import shutil
 import time
@@ -17,20 +16,21 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from datasets import Dataset
+from lm_eval_calib.train.config import ModelConfig, TuneArguments, TuneConfig
+from lm_eval_calib.train.data import Report, digest
+from lm_eval_calib.train.tokens import prepare
+from lm_eval_calib.train.trainer import LabelSmoothedSFTTrainer
 from transformers import AutoTokenizer
 from transformers.trainer import TRAINER_STATE_NAME
 from trl import get_peft_config, get_quantization_config
 
 from lm_eval_calib.errors import CalibrationError, CalibrationValueError
-from lm_eval_calib.train.config import ModelConfig, TuneArguments, TuneConfig
-from lm_eval_calib.train.data import Report
-from lm_eval_calib.train.tokens import prepare
-from lm_eval_calib.train.trainer import LabelSmoothedSFTTrainer
 
 RESULT = "calibration_training.json"
 STARTED = ".calibration_training.started.json"
 DATA = ".training_data"
-# What does not change the result: where and how often it is written, shown or resumed, and the split of the same work.
+# What does not change the result: where and how often it is written, shown or resumed, and the split of the
+# same work.
 INCIDENTAL = re.compile(
     r"output_dir|overwrite|keep_checkpoints|logging_|report_to|disable_tqdm|save_(?!dtype)|run_name|dataloader_|ddp_|"
     r"hub_|push_to_hub|log_|resume|project|trackio|local_rank|deepspeed|fsdp|accelerator_config|per_device_|"
@@ -42,7 +42,8 @@ def tune(arguments: TuneArguments, config: TuneConfig, model_config: ModelConfig
     """Train, save, and return the content of `calibration_training.json`.
 
     Raises:
-        CalibrationError: unusable data or arguments, a folder that holds another run, a model that cannot be loaded.
+        CalibrationError: unusable data or arguments, a folder that holds another run, a model that cannot be
+        loaded.
     """
     folder = Path(config.output_dir)
     state = PartialState()
@@ -68,7 +69,6 @@ def tune(arguments: TuneArguments, config: TuneConfig, model_config: ModelConfig
             eval_data, _ = _data(arguments.eval_data, every, tokenizer, config, folder / DATA / "eval.arrow")
             if config.eval_strategy == "no":
                 config.eval_strategy = "epoch"
-    identity_of_data = {"data_hash": report.hash}
     if state.is_main_process:
         _describe(report)
     trainer = _trainer(config, model_config, tokenizer, train_data, eval_data)
@@ -76,13 +76,19 @@ def tune(arguments: TuneArguments, config: TuneConfig, model_config: ModelConfig
     checkpoint = last_complete_checkpoint(folder)
     if checkpoint is not None and state.is_main_process:
         print(f"resuming from {checkpoint.name}")
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    evaluation = trainer.evaluate() if eval_data is not None else {}
-    _save(trainer, tokenizer, folder, arguments)
+    try:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        evaluation = trainer.evaluate() if eval_data is not None else {}
+        _save(trainer, tokenizer, folder, arguments)
+    except OSError as error:
+        raise CalibrationError(
+            f"output_dir: writing to {folder} failed ({error}); the last whole checkpoint is "
+            f"{last_complete_checkpoint(folder) or 'none'}, and the same command goes on from there"
+        ) from error
     result = {
         "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "identity": identity,
-        **identity_of_data,
+        "data_hash": report.hash,
         "arguments": _plain({**vars(arguments), **_differences(config), **vars(model_config)}),
         "data": {k: v for k, v in dataclasses.asdict(report).items() if k != "examples"},
         "versions": _versions(),
@@ -109,8 +115,8 @@ def tune(arguments: TuneArguments, config: TuneConfig, model_config: ModelConfig
 def last_complete_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that was written to its end.
 
-    The Trainer writes its state file last, so a folder whose state is missing, cut off or of another step is what a kill
-    or a full disk left behind.
+    The Trainer writes its state file last, so a folder whose state is missing, cut off or of another step is
+    what a kill or a full disk left behind.
     """
     steps = []
     for path in folder.glob("checkpoint-*"):
@@ -134,6 +140,9 @@ def _identity(arguments: TuneArguments, config: TuneConfig, model_config: ModelC
     every = {**vars(arguments), **_differences(config), **vars(model_config)}
     kept = _plain({name: value for name, value in every.items() if not INCIDENTAL.match(name)})
     kept["total_batch_size"] = config.total_batch_size
+    kept["data"] = [digest(source) for source in [*arguments.train_data, *(arguments.eval_data or [])]]
+    kept.pop("train_data")
+    kept.pop("eval_data", None)
     text = json.dumps(kept, sort_keys=True)
     return {"arguments": hashlib.sha256(text.encode()).hexdigest(), "settings": kept}
 
@@ -168,8 +177,8 @@ def _other_run(folder: Path, old: dict[str, Any], new: dict[str, Any], what: str
     changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     listing = ", ".join(f"{name} {before.get(name)!r} -> {now.get(name)!r}" for name in changed[:4])
     return (
-        f"output_dir: {folder} holds a {what} run with other settings ({listing}); choose another folder, or pass "
-        "--overwrite true to start anew"
+        f"output_dir: {folder} holds a {what} run with other settings ({listing}); choose another folder, "
+        "or pass --overwrite true to start anew"
     )
 
 
@@ -186,8 +195,8 @@ def _claim(folder: Path, identity: dict[str, Any], *, overwrite: bool) -> None:
     if old is None or old.get("arguments") != identity["arguments"]:
         if any(folder.glob("checkpoint-*")) and not overwrite:
             raise CalibrationValueError(
-                f"output_dir: {folder} holds checkpoints of an unknown run; choose another folder, or pass --overwrite "
-                "true to remove them"
+                f"output_dir: {folder} holds checkpoints of an unknown run; choose another folder, or pass "
+                "--overwrite true to remove them"
             )
         for path in folder.glob("checkpoint-*"):
             shutil.rmtree(path)
@@ -213,8 +222,8 @@ def _data(
 
 def _describe(report: Report) -> None:
     print(
-        f"{report.used} of {report.rows} rows, {report.tokens} tokens, {report.answer_tokens} of them answers; template: "
-        f"{report.template}; cut at max_length: {report.truncated}"
+        f"{report.used} of {report.rows} rows, {report.tokens} tokens, {report.answer_tokens} of them "
+        f"answers; template: {report.template}; cut at max_length: {report.truncated}"
     )
     for reason, count in report.bad.items():
         print(f"dropped: {count} x {reason} (first: {report.examples[reason]})")
@@ -281,7 +290,7 @@ def _save(trainer: LabelSmoothedSFTTrainer, tokenizer: Any, folder: Path, argume
         tokenizer.save_pretrained(beside)
         (beside / "training_args.bin").unlink(missing_ok=True)  # a pickle, and RESULT says the same
         for path in beside.iterdir():
-            os.replace(path, folder / path.name)
+            path.replace(folder / path.name)
         beside.rmdir()
 
 

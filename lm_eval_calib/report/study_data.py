@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from lm_eval_calib.confidence import choice_probabilities
 from lm_eval_calib.errors import CalibrationValueError
 from lm_eval_calib.logs import load_predictions
 from lm_eval_calib.predictions import Predictions
+from lm_eval_calib.tasknames import parse_task_name
 
 _META = b"lm_eval_calib.study"
 
@@ -37,6 +39,7 @@ class Questions:
         log_likelihoods: [N, K] of each run.
         tokens: From a run to the run that its token lengths are named by.
         dropped: Questions that not all runs answered.
+        unusable: Rows of the logs, over all runs, that could not be read.
     """
 
     benchmark: str
@@ -49,6 +52,7 @@ class Questions:
     log_likelihoods: Mapping[str, NDArray[np.float64]]
     tokens: Mapping[str, str] = field(default_factory=dict)
     dropped: int = 0
+    unusable: int = 0
 
     def __len__(self) -> int:
         return len(self.task)
@@ -89,6 +93,8 @@ def load_questions(
         if tokenizer is not None:
             tokens[name] = first_with.setdefault(tokenizer, name)
         parts[name] = load_predictions({name: list(folders)}, tokenizer=tokenizer if tokens.get(name) == name else None)
+    for problem in (problem for part in parts.values() for problem in part.problems):
+        print(problem, file=sys.stderr)
     benchmarks = dict.fromkeys(word for part in parts.values() for word in part.column("benchmark"))
     return {name: _align(name, parts, tokens) for name in benchmarks}
 
@@ -134,6 +140,12 @@ def _align(benchmark: str, parts: Mapping[str, Predictions], tokens: Mapping[str
         log_likelihoods={name: part.log_likelihoods()[rows[name]] for name, part in own.items()},
         tokens={name: tokens[name] for name in own if name in tokens},
         dropped=max(map(len, places.values())) - len(keys),
+        unusable=sum(
+            problem.count
+            for part in parts.values()
+            for problem in part.problems
+            if parse_task_name(problem.task).benchmark == benchmark
+        ),
     )
 
 
@@ -185,7 +197,8 @@ def write_questions(path: Path, questions: Questions) -> Path:
     columns["gold"] = ragged(questions.gold, pa.bool_())
     columns |= {f"length:{key}": ragged(np.nan_to_num(v), pa.int32()) for key, v in questions.lengths.items()}
     columns |= {f"ll:{run}": ragged(v, pa.float32()) for run, v in questions.log_likelihoods.items()}
-    told = {"benchmark": questions.benchmark, "tokens": dict(questions.tokens), "dropped": questions.dropped}
+    told = {name: getattr(questions, name) for name in ("benchmark", "dropped", "unusable")}
+    told["tokens"] = dict(questions.tokens)
     meta = {_META: json.dumps(told).encode()}
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.part")
@@ -213,4 +226,5 @@ def read_questions(path: Path) -> Questions:
         log_likelihoods={name[3:]: _padded(table[name]) for name in table.column_names if name.startswith("ll:")},
         tokens=told["tokens"],
         dropped=told["dropped"],
+        unusable=told["unusable"],
     )

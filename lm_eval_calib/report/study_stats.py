@@ -14,7 +14,7 @@ from scipy.special import ndtri
 from lm_eval_calib.binning import equal_width_bins
 from lm_eval_calib.confidence import confidence_and_correct
 from lm_eval_calib.languages import TIERS
-from lm_eval_calib.metrics import METRICS as TABLE
+from lm_eval_calib.metrics.proper import brier_values
 from lm_eval_calib.report.study_data import Questions
 
 METRICS = ("acc", "confidence", "overconfidence", "ece", "rms_ce", "rms_ce_debiased", "brier")
@@ -162,7 +162,7 @@ class Comparison:
         languages = len(self.languages)
         cell = self._language * self.num_bins + equal_width_bins(confidence, self.num_bins)
 
-        brier = _per_question("brier", probabilities, questions.gold)
+        brier = brier_values(np.nan_to_num(probabilities), questions.gold)
         shape = (len(self._weights), languages, self.num_bins)
         counts = self._sums(np.ones(len(questions)), cell, languages * self.num_bins).reshape(shape)
         gaps = self._sums(confidence - correct, cell, languages * self.num_bins).reshape(shape)
@@ -190,12 +190,6 @@ class Comparison:
         clusters = self._weights.shape[1]
         table = csr_array((values, (self.questions.cluster, cell)), shape=(clusters, cells))
         return np.asarray((table.T @ self._weights.T).T)
-
-
-def _per_question(name: str, probabilities: Floats, gold: NDArray[np.bool_]) -> Floats:
-    function = TABLE[name].per_question
-    assert function is not None
-    return np.asarray(function(probabilities, gold), dtype=np.float64)
 
 
 def fit_temperatures(scores: Floats, gold: NDArray[np.bool_], group: NDArray[np.int64], groups: int) -> Floats:

@@ -32,6 +32,7 @@ def about(comparison: Comparison) -> dict[str, Any]:
         "languages": len(comparison.languages),
         "tiers": {tier: comparison.tiers.count(tier) for tier in dict.fromkeys(comparison.tiers)},
         "dropped": questions.dropped,
+        "unusable": questions.unusable,
         "runs": len(questions.log_likelihoods),
     }
 
@@ -112,6 +113,7 @@ def section(part: Mapping[str, Any], table: Sequence[Row]) -> list[str]:
         "",
         f"{part['questions']:,} questions in {part['languages']} languages ({tiers}), {part['runs']} runs"
         + (f"; {part['dropped']:,} questions were not answered by all runs and are left out" if part["dropped"] else "")
+        + (f"; {part['unusable']:,} rows of the logs could not be read" if part["unusable"] else "")
         + ".",
         "",
     ]

@@ -32,7 +32,7 @@ class Work:
     run: int = 0
     logits: int = 0
     passes: int = 0
-    seconds: dict[str, float] = field(default_factory=lambda: {"plan": 0.0, "model": 0.0, "tokenization": 0.0})
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("check", "tokenization", "plan", "model"), 0.0))
 
 
 @dataclass
@@ -105,7 +105,9 @@ class Engine:
         """Run the requests; returns the message of the out-of-memory error that ended it early, if one did."""
 
         def collect(request: npt.NDArray[np.int64], value: torch.Tensor, greedy: torch.Tensor) -> None:
-            for i in results.add(indices[request], value, greedy):
+            with self.timed("model"):
+                complete = results.add(indices[request], value, greedy)
+            for i in complete:
                 done(int(i), float(results.values[i]), bool(results.greedy[i]))
 
         waiting: tuple[npt.NDArray[np.int64], torch.Tensor, torch.Tensor] | None = None

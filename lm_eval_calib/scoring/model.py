@@ -76,7 +76,8 @@ class SharedPrefixLM(HFLM):
         )
         engine = Engine(self.model, device=self.device, autocast=self._autocast, budget=budget)
         if self._share_prefixes:
-            engine.plan, engine.dtype, reason = find_plan(engine)
+            with engine.timed("check"):
+                engine.plan, engine.dtype, reason = find_plan(engine)
             if engine.plan is None:
                 logger.warning(
                     "hf-calib: this model cannot be run on shared prefixes (%s); every distinct sequence is run by "
@@ -180,7 +181,7 @@ class SharedPrefixLM(HFLM):
     def _report_work(self) -> None:
         work = self._engine.work
         logger.info(
-            "hf-calib: ran %d of %d tokens, logits at %d positions, in %d passes; waited %s",
+            "hf-calib so far: ran %d of %d tokens, logits at %d positions, in %d passes; waited %s",
             work.run,
             work.asked,
             work.logits,

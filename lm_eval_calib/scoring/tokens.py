@@ -34,25 +34,13 @@ def use_counter(counter: Callable[[Sequence[tuple[str, str]]], list[int]]) -> No
 
 
 def with_token_counts(instances: Sequence[Any]) -> None:
-    """Give the log-likelihoods of lm-eval's instances their `num_tokens` where they have none.
+    """Give the log-likelihoods in the `resps` of lm-eval's instances their `num_tokens` where they have none.
 
     Those of `--model hf-calib` have it, except when they were replayed from lm-eval's response cache; then the
-    tokenizer of the running model counts again. Without such a model nothing is changed. Both `resps` and
-    `filtered_resps` are filled in.
+    tokenizer of the running model counts again. Without such a model nothing is changed.
     """
-    missing = [
-        instance
-        for instance in instances
-        if any(not isinstance(response[0], LogLikelihood) for response in _responses(instance))
-    ]
+    missing = [x for x in instances if any(not isinstance(response[0], LogLikelihood) for response in x.resps)]
     if not missing or not _counter:
         return
-    counts = _counter[0]([instance.args for instance in missing])
-    for instance, count in zip(missing, counts, strict=True):
+    for instance, count in zip(missing, _counter[0]([instance.args for instance in missing]), strict=True):
         instance.resps = [(LogLikelihood(response[0], count), *response[1:]) for response in instance.resps]
-        for key, response in instance.filtered_resps.items():
-            instance.filtered_resps[key] = (LogLikelihood(response[0], count), *response[1:])
-
-
-def _responses(instance: Any) -> list[Any]:
-    return [*instance.resps, *instance.filtered_resps.values()]
