@@ -36,9 +36,7 @@ def main() -> None:
     for shift in (0.0, 0.05, 0.15):
         crowd = simulate(rng, 3_000_000, shift)
         # The debiased estimate is of the same quantity as the plain one.
-        truth = {
-            name: METRICS[name.removesuffix("_debiased")](crowd.confidence, crowd.correct) for name in CHOSEN
-        }
+        truth = {name: METRICS[name.removesuffix("_debiased")](crowd.confidence, crowd.correct) for name in CHOSEN}
         for size in (100, 500, 2000):
             held = {name: np.zeros(3) for name in CHOSEN}
             bias = dict.fromkeys(CHOSEN, 0.0)

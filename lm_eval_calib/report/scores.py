@@ -209,10 +209,8 @@ class Answers:
         predictions = self.predictions
         _, task = predictions.words("task")
         _, run = predictions.words("run")
-        hashes, pair = predictions.words("doc_hash")
-        pair = pair + task * len(hashes)
-        pair = _with_occurrence(run, pair)
-        document = predictions.table["doc_id"].to_numpy()
+        pair, document = predictions.codes("doc_hash"), predictions.codes("doc_id")
+        pair = _with_occurrence(run, pair + task * (int(pair.max(initial=0)) + 1))
         _, first, inverse = np.unique(pair, return_index=True, return_inverse=True)
         # The first run's number stands for the document; one that two documents of a task share is nobody's.
         numbers = document[first]
@@ -220,8 +218,9 @@ class Answers:
         _, where, shared = np.unique(place, return_inverse=True, return_counts=True)
         numbers = np.where(shared[where] > 1, -1 - np.arange(len(numbers)), numbers)[inverse]
         family = self._family()[task]
-        _, ids = np.unique(np.stack([family, numbers]), axis=1, return_inverse=True)
-        return np.asarray(ids, np.int64).ravel()
+        numbers = numbers - numbers.min(initial=0)
+        _, ids = np.unique(numbers + family * (int(numbers.max(initial=0)) + 1), return_inverse=True)
+        return np.asarray(ids, np.int64)
 
     def _family(self) -> Ints:
         """For each task its name less the language, as a code: one document number is one question in it."""
@@ -314,7 +313,9 @@ def averages(cells: Mapping[Group, Replicates], by: str) -> dict[Group, tuple[Re
 
 def _with_occurrence(run: Ints, pair: Ints) -> Ints:
     """Distinguish the second, third, ... document with the same content within a run."""
-    key = np.unique(np.stack([run, pair]), axis=1, return_inverse=True)[1].ravel()
+    key = pair + run * (int(pair.max(initial=0)) + 1)
+    if len(np.unique(key)) == len(key):
+        return pair
     order = np.argsort(key, kind="stable")
     starts = np.flatnonzero(np.diff(key[order], prepend=-1))
     occurrence = np.empty(len(key), np.int64)
