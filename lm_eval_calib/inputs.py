@@ -100,7 +100,7 @@ def check_probabilities(probabilities: npt.ArrayLike) -> tuple[Floats, Bools]:
 
 
 def row_sums(values: Floats) -> Floats:
-    """The sum of each row of [N, K], column by column: padding with zeros then changes no digit, as pairwise sums do."""
+    """The sum of each row, column by column: padding with zeros changes no digit, as it would in pairwise sums."""
     total = np.zeros(values.shape[0])
     for column in range(values.shape[1]):
         total += values[:, column]

@@ -177,7 +177,8 @@ def test_normalisation_by_length(tmp_path: Path, normalization: str) -> None:
     tops, rights = [], []
     for row in rows:
         scores = [
-            by_hash(row["question"], f" {c}") / len(c if normalization == "char" else c.encode()) for c in row["choices"]
+            by_hash(row["question"], f" {c}") / len(c if normalization == "char" else c.encode())
+            for c in row["choices"]
         ]
         exps = [math.exp(score) for score in scores]
         tops.append(max(exps) / sum(exps))

@@ -16,15 +16,15 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from lm_eval_calib.train.config import ModelConfig, TuneArguments, TuneConfig
-from lm_eval_calib.train.data import Report, digest
-from lm_eval_calib.train.tokens import prepare
-from lm_eval_calib.train.trainer import LabelSmoothedSFTTrainer
 from transformers import AutoTokenizer
 from transformers.trainer import TRAINER_STATE_NAME
 from trl import get_peft_config, get_quantization_config
 
 from lm_eval_calib.errors import CalibrationError, CalibrationValueError
+from lm_eval_calib.train.config import ModelConfig, TuneArguments, TuneConfig
+from lm_eval_calib.train.data import Report, digest
+from lm_eval_calib.train.tokens import prepare
+from lm_eval_calib.train.trainer import LabelSmoothedSFTTrainer
 
 RESULT = "calibration_training.json"
 STARTED = ".calibration_training.started.json"
