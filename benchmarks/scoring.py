@@ -199,7 +199,12 @@ class Bench:
                 {"where": self.where, "case": title, "requests": len(requests), "peer": name, "seconds": seconds[name]}
                 | {"processor_seconds": processor[name], "peak_mib": peak[name], "difference": difference}
             )
+        self.save()
         return medians
+
+    def save(self) -> None:
+        if self.arguments.json:
+            self.arguments.json.write_text(json.dumps(self.figures, indent=1), encoding="utf-8")
 
     def main_table(self) -> None:
         path, count = self.arguments.exams, self.arguments.questions
@@ -281,6 +286,7 @@ class Bench:
             {"where": self.where, "case": ",".join(tasks), "questions": samples, "total": total, "index": indexed}
             | {"phases": phases, "run": work.run, "asked": work.asked, "logits": work.logits, "passes": work.passes}
         )
+        self.save()
 
 
 def main() -> None:
@@ -313,8 +319,6 @@ def main() -> None:
         bench.growth()
     if arguments.whole:
         bench.whole(arguments.whole.split(","))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(bench.figures, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":
