@@ -18,14 +18,10 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 import tiny_model  # noqa: E402
-<<<<<<< HEAD
-=======
-from lm_eval_calib.train import command, runs  # noqa: E402
->>>>>>> heads/train
 from transformers import AutoModelForCausalLM  # noqa: E402
 
 from lm_eval_calib.errors import CalibrationError, CalibrationValueError  # noqa: E402
-from lm_eval_calib.train import command, tune  # noqa: E402
+from lm_eval_calib.train import command, runs  # noqa: E402
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 

@@ -10,11 +10,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from lm_eval_calib.train.config import ModelConfig, TuneArguments, TuneConfig
-from lm_eval_calib.train.data import digest
 from transformers.trainer import TRAINER_STATE_NAME
 
 from lm_eval_calib.errors import CalibrationValueError
+from lm_eval_calib.train.config import ModelConfig, TuneArguments, TuneConfig
+from lm_eval_calib.train.data import digest
 
 RESULT = "calibration_training.json"
 STARTED = ".calibration_training.started.json"

@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-<<<<<<< HEAD
-=======
+from transformers import AutoTokenizer
+from trl import get_peft_config, get_quantization_config
+
+from lm_eval_calib.errors import CalibrationError, CalibrationValueError
 from lm_eval_calib.train.config import ModelConfig, TuneArguments, TuneConfig
 from lm_eval_calib.train.data import Report
 from lm_eval_calib.train.runs import (
@@ -29,15 +31,6 @@ from lm_eval_calib.train.runs import (
     plain,
     write_json,
 )
-from lm_eval_calib.train.tokens import prepare
-from lm_eval_calib.train.trainer import LabelSmoothedSFTTrainer
->>>>>>> heads/train
-from transformers import AutoTokenizer
-from trl import get_peft_config, get_quantization_config
-
-from lm_eval_calib.errors import CalibrationError, CalibrationValueError
-from lm_eval_calib.train.config import ModelConfig, TuneArguments, TuneConfig
-from lm_eval_calib.train.data import Report, digest
 from lm_eval_calib.train.tokens import prepare
 from lm_eval_calib.train.trainer import LabelSmoothedSFTTrainer
 
