@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 import yaml
+
+from lm_eval_calib.cli import main
+from lm_eval_calib.errors import CalibrationValueError
 from lm_eval_calib.train import stages as planning
 from lm_eval_calib.train.stages import Stage, evaluation_is_whole, fingerprint, stages
 from lm_eval_calib.train.study import check_local_files, check_training_arguments, delete_models
 from lm_eval_calib.train.study_config import Study, read_study, ready_made
-
-from lm_eval_calib.cli import main
-from lm_eval_calib.errors import CalibrationValueError
 
 GRID: dict[str, Any] = {
     "models": {"tiny": {"pretrained": "some/model"}},

@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from lm_eval_calib.train.stages import Stage, settled
-
 from lm_eval_calib.errors import CalibrationError
+from lm_eval_calib.train.stages import Stage, settled
 
 POLL = 0.2  # seconds
 STATUS_EVERY = 60.0  # seconds between status lines where there is no terminal

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import babel
-from lm_eval_calib.train.study_config import DEMO, Evaluation, InstructionSet, ModelSpec, Study
 
 from lm_eval_calib import __version__
 from lm_eval_calib.errors import CalibrationValueError
+from lm_eval_calib.train.study_config import DEMO, Evaluation, InstructionSet, ModelSpec, Study
 
 # Launchers that start a Python module themselves; all others get a whole command.
 MODULE_LAUNCHERS = ("accelerate", "torchrun")

@@ -19,11 +19,10 @@ import shlex
 import shutil
 from pathlib import Path
 
+from lm_eval_calib.errors import CalibrationValueError
 from lm_eval_calib.train import stages as planning
 from lm_eval_calib.train.runner import Outcome, Runner, gpus, only_one
 from lm_eval_calib.train.study_config import Study, read_study, ready_made
-
-from lm_eval_calib.errors import CalibrationValueError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

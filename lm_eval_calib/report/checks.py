@@ -130,7 +130,7 @@ def _prompts(predictions: Predictions, answers: Answers) -> list[str]:
     """Questions whose prompt differs between the first run and another one."""
     names, run = predictions.words("run")
     order = [names.index(name) for name in predictions.runs if name in names]
-    _, prompt = predictions.words("prompt_hash")
+    prompt = predictions.codes("prompt_hash")
     found = []
     base = run == order[0]
     for index in order[1:]:

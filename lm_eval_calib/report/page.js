@@ -79,7 +79,7 @@ function arrows() {
   if (tiers.length && unknown.length && state.tier === null) panels.push({ name: "Unknown tier", points: unknown });
   const both = range(points.flatMap((point) => point.at.filter(Boolean).flat()), { pad: 0.08 });
   const shared = [Math.max(0, both[0]), Math.min(1, both[1])];
-  const size = Math.max(280, Math.min(350, width() / Math.min(3, panels.length)));
+  const size = width() < 560 ? width() : Math.max(280, Math.min(350, width() / Math.min(3, panels.length)));
   const used = shownRuns().some((run) => run > 0) ? shownRuns() : [0];
   fill("arrows-panels", ...panels.map((panel) => el("figure", {}, el("figcaption", {}, panel.name, el("small", {}, `${panel.points.length}`)),
     arrowPanel({ ...panel, compared: compared() && used.some((run) => run > 0) }, used, shared, size))));
@@ -193,7 +193,7 @@ function selective() {
   const shown = panels.filter((panel) => state.tier === null || panel.tier === state.tier);
   const values = shown.flatMap((panel) => shownRuns().flatMap((run) => (panel.curves[run] || []).slice(2)));
   const shared = range(values);
-  const size = Math.max(236, Math.min(350, width() / Math.min(4, shown.length)));
+  const size = width() < 560 ? width() : Math.max(236, Math.min(350, width() / Math.min(4, shown.length)));
   fill("selective-panels", ...shown.map((panel) => el("figure", {}, el("figcaption", {}, panel.name), curvePanel(panel.name, panel.curves, shownRuns(), [Math.max(0, shared[0]), Math.min(1, shared[1])], size, DATA.runs))));
 }
 
@@ -208,7 +208,7 @@ function temperature() {
   const cells = (told, run) => {
     if (!told) return [el("td", {}, "–"), el("td", {}, ""), compared() ? null : el("td", {}, "")].filter(Boolean);
     const tip = `${DATA.runs[run]} · temperature ${fixed(told[0], 2)}\nECE ${fixed(told[1])} → ${fixed(told[2])}\nNLL ${fixed(told[3])} → ${fixed(told[4])}`;
-    return [el("td", {}, fixed(told[0], 2)), el("td", { class: "left", "data-tip": tip }, el("span", { class: "cell" }, dumbbell(told[1], told[2], run, shared, width() < 560 ? 60 : runs.length > 2 ? 72 : 130), `${fixed(told[1])} → ${fixed(told[2])}`)),
+    return [el("td", {}, told[0] >= 100 ? "≥ 100" : fixed(told[0], told[0] < 10 ? 2 : 0)), el("td", { class: "left", "data-tip": tip }, el("span", { class: "cell" }, dumbbell(told[1], told[2], run, shared, width() < 560 ? 60 : runs.length > 2 ? 72 : 130), `${fixed(told[1])} → ${fixed(told[2])}`)),
       compared() ? null : el("td", {}, `${fixed(told[3], 2)} → ${fixed(told[4], 2)}`)].filter(Boolean);
   };
   const body = el("tbody");
@@ -216,7 +216,9 @@ function temperature() {
   b.tiers.forEach((tier) => {
     if (state.tier !== null && tier !== state.tier) return;
     const members = languages.filter((l) => tier === "all" || l.tier === tier);
-    const mean = (run) => { const told = members.map((l) => b.temperature[run][l.index]).filter(Boolean); return told.length ? told[0].map((_, i) => told.reduce((sum, values) => sum + values[i], 0) / told.length) : null; };
+    const mean = (run) => { const told = members.map((l) => b.temperature[run][l.index]).filter(Boolean); if (!told.length) return null;
+      const average = (f) => told.reduce((sum, values) => sum + f(values), 0) / told.length;
+      return told[0].map((_, i) => (i ? average((values) => values[i]) : Math.exp(average((values) => Math.log(values[0]))))); };
     body.append(el("tr", { class: "mean" }, el("td", {}, tierName(tier), " ", el("small", {}, "mean")), ...runs.flatMap((run) => cells(mean(run), run))));
   });
   for (const l of languages) body.append(el("tr", {}, el("td", {}, l.label), ...runs.flatMap((run) => cells(b.temperature[run][l.index], run))));
