@@ -19,7 +19,7 @@ import shlex
 import shutil
 from pathlib import Path
 
-from lm_eval_calib.errors import CalibrationValueError
+from lm_eval_calib.errors import CalibrationValueError, MissingExtraError
 from lm_eval_calib.train import stages as planning
 from lm_eval_calib.train.runner import Outcome, Runner, gpus, only_one
 from lm_eval_calib.train.study_config import Study, read_study, ready_made
@@ -168,7 +168,10 @@ def check_training_arguments(study: Study) -> None:
     }
     if not any(tables.values()):
         return
-    from lm_eval_calib.train.config import ModelConfig, TuneArguments, TuneConfig
+    try:
+        from lm_eval_calib.train.config import ModelConfig, TuneArguments, TuneConfig
+    except ImportError as error:
+        raise MissingExtraError("training", "train", error) from error
 
     kinds = (TuneArguments, TuneConfig, ModelConfig)
     known = {part.name for kind in kinds for part in dataclasses.fields(kind)}
