@@ -59,7 +59,8 @@ def markdown(
         "other languages, seeds or models.",
         "",
     ]
-    lines += [*overview(benchmarks, table), ""]
+    if any(row["instruction_set"] for row in table):
+        lines += [*overview(benchmarks, table), ""]
     for index, part in enumerate(benchmarks):
         own = [
             row
@@ -119,7 +120,9 @@ def section(part: Mapping[str, Any], table: Sequence[Row]) -> list[str]:
     ]
     for setting, own in by_setting(table):
         lines += [f"### {setting}", "", *answers(own), ""]
-    return [*lines, "### Levels", "", *levels(table), "", "### Differences", "", *differences(table)]
+    lines += ["### Levels", "", *levels(table)]
+    tuned = any(row["instruction_set"] for row in table)
+    return [*lines, "", "### Differences", "", *differences(table), ""] if tuned else [*lines, ""]
 
 
 def by_setting(table: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
