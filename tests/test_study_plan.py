@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,7 +18,7 @@ from lm_eval_calib.cli import main
 from lm_eval_calib.errors import CalibrationValueError
 from lm_eval_calib.train import stages as planning
 from lm_eval_calib.train.stages import Stage, evaluation_is_whole, fingerprint, stages
-from lm_eval_calib.train.study import check_local_files, check_training_arguments
+from lm_eval_calib.train.study import check_local_files, check_training_arguments, delete_models
 from lm_eval_calib.train.study_config import Study, read_study, ready_made
 
 GRID: dict[str, Any] = {
@@ -205,6 +206,26 @@ def test_dry_run_prints_lines_for_a_shell(tmp_path: Path, capsys: pytest.Capture
     assert commands == [stage.command(["srun", "-n", "1"]) for stage in plan if stage.name != "evaluate tiny cldr"]
     assert "evaluate tiny cldr: finished" in printed
     assert not (tmp_path / "out" / "logs").exists()
+
+
+def test_weights_go_when_their_evaluations_are_done(tmp_path: Path) -> None:
+    plan = stages(study_of(tmp_path))
+    tune = named(plan, "train tiny-own-lr1e-05-ls0-seed0")
+    evaluate = named(plan, "evaluate tiny-own-lr1e-05-ls0-seed0 cldr")
+    tune.output.mkdir(parents=True)
+    for name in ("calibration_training.json", "model.safetensors", "config.json"):
+        (tune.output / name).write_text("{}")
+    (tune.output / "checkpoint-3").mkdir()
+    delete_models(plan)
+    assert (tune.output / "model.safetensors").exists()  # the evaluation is still to come
+    write_evaluation(evaluate.output)
+    delete_models(plan)
+    left = {path.name for path in tune.output.iterdir()}
+    assert left == {"calibration_training_of_deleted_model.json", "config.json"}
+    assert not tune.finished()
+    assert {tune.name, evaluate.name} <= planning.settled(plan)  # it is not wanted any more
+    shutil.rmtree(evaluate.output)
+    assert not {tune.name, evaluate.name} & planning.settled(plan)  # now it is
 
 
 def test_the_report_is_over_what_is_finished(tmp_path: Path) -> None:

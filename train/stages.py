@@ -23,7 +23,7 @@ from lm_eval_calib.errors import CalibrationValueError
 from lm_eval_calib.train.study_config import DEMO, Evaluation, InstructionSet, ModelSpec, Study
 
 # Launchers that start a Python module themselves; all others get a whole command.
-MODULE_LAUNCHERS = ("accelerate", "torchrun", "deepspeed")
+MODULE_LAUNCHERS = ("accelerate", "torchrun")
 _SAMPLES = 16
 _BLOCK = 65536
 
@@ -111,6 +111,16 @@ def stages(study: Study) -> list[Stage]:
         for name, evaluation in study.evaluations.items():
             result.append(_evaluate(study, run, name, evaluation, pretrained, needs))
     return result
+
+
+def settled(plan: Sequence[Stage]) -> set[str]:
+    """Names of the stages that need not run: finished ones, and those whose only use is for finished ones."""
+    names = {stage.name for stage in plan if stage.finished()}
+    for stage in reversed(plan):
+        users = [other.name for other in plan if stage.name in other.needs]
+        if users and names.issuperset(users):
+            names.add(stage.name)
+    return names
 
 
 def report(study: Study, done: Sequence[Stage]) -> tuple[str, list[Stage]]:
