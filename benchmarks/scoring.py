@@ -116,20 +116,20 @@ class Peak:
         self.mib = (self.most - self.before) / 2**20
 
 
-def score(model: Any, requests: list[Instance]) -> tuple[float, float, float, list[float]]:
-    """Seconds, processor seconds (what a machine that others use can be judged by), peak MiB, log-likelihoods."""
-    with Peak() as peak:
-        begin, busy = time.perf_counter(), time.process_time()
-        answers = model.loglikelihood(requests, disable_tqdm=True)
-        seconds, processor = time.perf_counter() - begin, time.process_time() - busy
-    return seconds, processor, peak.mib, [float(answer[0]) for answer in answers]
+def score(model: Any, requests: list[Instance]) -> tuple[float, float, list[float]]:
+    """Seconds, processor seconds (what a machine that others use can be judged by), log-likelihoods."""
+    begin, busy = time.perf_counter(), time.process_time()
+    answers = model.loglikelihood(requests, disable_tqdm=True)
+    seconds, processor = time.perf_counter() - begin, time.process_time() - busy
+    return seconds, processor, [float(answer[0]) for answer in answers]
 
 
 class Bench:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments, self.figures = arguments, []
-        kind = "cuda" if torch.cuda.is_available() else "cpu"
-        self.where = torch.cuda.get_device_name() if kind == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+        self.on_gpu = torch.cuda.is_available()
+        kind = "cuda" if self.on_gpu else "cpu"
+        self.where = torch.cuda.get_device_name() if self.on_gpu else f"CPU, {torch.get_num_threads()} threads"
         dtype = getattr(torch, arguments.dtype)
         model = AutoModelForCausalLM.from_pretrained(arguments.pretrained, dtype=dtype).to(kind)
         # A plain object, so that all share one copy of the weights.
@@ -138,37 +138,52 @@ class Bench:
             self.common["max_length"] = arguments.max_length
         self.sizes = [size if size == "auto" else int(size) for size in arguments.batch_sizes.split(",")]
         self.ours = SharedPrefixLM(**self.common)
+        self.unshared = SharedPrefixLM(**self.common, share_prefixes=False)
 
     def hf(self, batch_size: int | str) -> HFLM:
         return HFLM(**self.common, batch_size=batch_size)
 
     def best_hf(self, requests: list[Instance]) -> int | str:
-        """hf's fastest batch size on a quarter of the questions (of all lengths: every fourth)."""
-        quarter = [request for request in requests if request.doc_id % 4 == 0]
+        """hf's fastest batch size on a quarter of the questions and the longest ones, which have to fit as well."""
+        largest = max((size for size in self.sizes if size != "auto"), default=1)
+        longest = {id(request) for request in sorted(requests, key=lambda x: -len(x.args[0]))[: 4 * largest]}
+        part = [request for request in requests if request.doc_id % 4 == 0 or id(request) in longest]
         found: dict[int | str, float] = {}
         for size in self.sizes:
             try:
-                found[size] = score(self.hf(size), quarter)[0]
+                found[size] = score(self.hf(size), part)[0]
             except RuntimeError as error:
                 print(f"  hf batch_size={size}: {str(error).splitlines()[0][:100]}")
-                gc.collect()
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
-        print("  hf on a quarter, s by batch size:", ", ".join(f"{size}: {s:.2f}" for size, s in found.items()))
+            gc.collect()
+            if self.on_gpu:
+                torch.cuda.empty_cache()
+        print("  hf on a part, s by batch size:", ", ".join(f"{size}: {s:.2f}" for size, s in found.items()))
         return min(found, key=lambda size: found[size])
 
     def compare(self, title: str, requests: list[Instance], peers: dict[str, Callable[[], Any]]) -> dict[str, float]:
-        """Medians of interleaved rounds, printed and kept; the first peer is the reference."""
+        """Medians of the rounds, printed and kept; the first peer is the reference.
+
+        On a processor, which others may be using, the peers take turns. On a GPU each has the memory to itself and
+        first scores everything once untimed, as an allocator that is still growing says nothing about a long run.
+        """
+        rounds = self.arguments.rounds
+        turns = [name for name in peers for _ in range(rounds + 1)] if self.on_gpu else [*peers] * rounds
         seconds: dict[str, list[float]] = {name: [] for name in peers}
         processor: dict[str, list[float]] = {name: [] for name in peers}
         peak: dict[str, float] = {}
         answers: dict[str, list[float]] = {}
-        for _ in range(self.arguments.rounds):
-            for name, make in peers.items():
-                took, busy, memory, answers[name] = score(make(), requests)
-                seconds[name].append(took)
-                processor[name].append(busy)
-                peak[name] = max(peak.get(name, 0), memory)
+        for name in turns:
+            model = peers[name]()
+            if name not in peak:
+                with Peak() as watched:
+                    took, busy, answers[name] = score(model, requests)
+                peak[name] = watched.mib
+                if self.on_gpu:
+                    continue
+            else:
+                took, busy, answers[name] = score(model, requests)
+            seconds[name].append(took)
+            processor[name].append(busy)
         medians = {name: statistics.median(values) for name, values in seconds.items()}
         reference = next(iter(peers))
         print(f"\n{title}: {len({request.doc_id for request in requests})} questions, {len(requests)} requests")
@@ -184,7 +199,12 @@ class Bench:
                 {"where": self.where, "case": title, "requests": len(requests), "peer": name, "seconds": seconds[name]}
                 | {"processor_seconds": processor[name], "peak_mib": peak[name], "difference": difference}
             )
+        self.save()
         return medians
+
+    def save(self) -> None:
+        if self.arguments.json:
+            self.arguments.json.write_text(json.dumps(self.figures, indent=1), encoding="utf-8")
 
     def main_table(self) -> None:
         path, count = self.arguments.exams, self.arguments.questions
@@ -198,7 +218,7 @@ class Bench:
             peers: dict[str, Callable[[], Any]] = {
                 f"hf, batch_size={best}": lambda best=best: self.hf(best),
                 "hf-calib": lambda: self.ours,
-                "hf-calib, nothing shared": lambda: SharedPrefixLM(**self.common, share_prefixes=False),
+                "hf-calib, nothing shared": lambda: self.unshared,
             }
             for other in self.arguments.other:
                 name, _, options = other.partition(":")
@@ -266,6 +286,7 @@ class Bench:
             {"where": self.where, "case": ",".join(tasks), "questions": samples, "total": total, "index": indexed}
             | {"phases": phases, "run": work.run, "asked": work.asked, "logits": work.logits, "passes": work.passes}
         )
+        self.save()
 
 
 def main() -> None:
@@ -298,8 +319,6 @@ def main() -> None:
         bench.growth()
     if arguments.whole:
         bench.whole(arguments.whole.split(","))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(bench.figures, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -210,13 +210,14 @@ def test_dry_run_prints_lines_for_a_shell(tmp_path: Path, capsys: pytest.Capture
 def test_the_report_is_over_what_is_finished(tmp_path: Path) -> None:
     study = study_of(tmp_path)
     plan = stages(study)
-    before = planning.report(study, plan)
-    write_evaluation(named(plan, "evaluate tiny cldr").output)
-    after = planning.report(study, plan)
-    assert before.output != after.output
-    design = planning.design_of(study, [stage for stage in plan if stage.finished()])
+    base = named(plan, "evaluate tiny cldr")
+    _, before = planning.report(study, [])
+    text, after = planning.report(study, [base])
+    assert [stage.output for stage in before] != [stage.output for stage in after]
+    assert after[1].arguments[:5] == ("report", "--run", f"tiny={base.output}", "--baseline", "tiny")
+    design = json.loads(text)
     assert design["missing"] == 16
-    assert design["runs"][0]["logs"] == {"cldr": str(named(plan, "evaluate tiny cldr").output)}
+    assert design["runs"][0]["logs"] == {"cldr": str(base.output)}
 
 
 def test_ready_made_studies_are_sound(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,6 +228,6 @@ def test_ready_made_studies_are_sound(monkeypatch: pytest.MonkeyPatch) -> None:
         check_training_arguments(study)
         sizes[name] = len(planning.runs(study))
         assert len(stages(study)) > sizes[name]
-    assert sizes["papers"] == 3 + 3 * 3 * 3 * 3
+    assert sizes["papers"] == 3 + 3 * 3 * 4 * 3
     assert sizes["gemma3-270m"] == 1 + 2 * 3 * 2
     assert sizes["quick"] == 3

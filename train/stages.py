@@ -113,15 +113,23 @@ def stages(study: Study) -> list[Stage]:
     return result
 
 
-def report(study: Study, all_stages: Sequence[Stage]) -> Stage:
-    """The stage that reads what the finished evaluations left; another set of them makes another report."""
-    done = [stage for stage in all_stages if stage.kind == "evaluate" and stage.finished()]
+def report(study: Study, done: Sequence[Stage]) -> tuple[str, list[Stage]]:
+    """What the report reads, as JSON, and its stages: the study's own answers, and the page of `lm-eval-calib report`.
+
+    `done` are the finished evaluations; another set of them makes another report.
+    """
     design = json.dumps(design_of(study, done), indent=1, default=str)
     digest = hashlib.sha256(design.encode()).hexdigest()[:10]
-    plan = study.output_dir / "report" / f"design-{digest}.json"
-    arguments = (str(plan), "--out", str(study.output_dir / "report"))
-    output = study.output_dir / "report" / f"finished-{digest}"
-    return Stage("report", "report", "lm_eval_calib.report.study", arguments, output)
+    folder = study.output_dir / "report"
+    own = (str(folder / f"design-{digest}.json"), "--out", str(folder))
+    page = folder / f"page-{digest}"
+    arguments = [word for stage in done for word in ("--run", f"{stage.run}={stage.output}")]
+    if done and done[0].run in study.models:
+        arguments += ["--baseline", done[0].run]
+    return design, [
+        Stage("report", "report", "lm_eval_calib.report.study", own, folder / f"finished-{digest}"),
+        Stage("page", "report", "lm_eval_calib", ("report", *arguments, "--out", str(page)), page / "report.html"),
+    ]
 
 
 def design_of(study: Study, done: Sequence[Stage]) -> dict[str, Any]:

@@ -100,21 +100,22 @@ def write_report(study: Study, plan: list[planning.Stage], *, run_it: bool = Tru
 
     What it reads is written in any case.
     """
-    stage = planning.report(study, plan)
-    design = planning.design_of(study, [stage for stage in plan if stage.kind == "evaluate" and stage.finished()])
-    if not any(entry["logs"] for entry in design["runs"]):
+    done = [stage for stage in plan if stage.kind == "evaluate" and stage.finished()]
+    if not done:
         return None
-    path = Path(stage.arguments[0])
+    design, reports = planning.report(study, done)
+    path = Path(reports[0].arguments[0])
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(design, indent=1, default=str), encoding="utf-8")
-    return Runner([stage], folder=study.output_dir, say=_say).run() if run_it else None
+    path.write_text(design, encoding="utf-8")
+    return Runner(reports, folder=study.output_dir, say=_say).run() if run_it else None
 
 
 def summary(study: Study, outcome: Outcome, ending: Outcome | None) -> int:
     """Say how it ended; exit status 0 only if every stage is done."""
     failed = [*outcome.failed, *(ending.failed if ending else ())]
     if ending is not None and not ending.failed:
-        print(f"Report: {study.output_dir / 'report' / 'study.md'}")
+        pages = sorted((study.output_dir / "report").glob("page-*/report.html"), key=lambda page: page.stat().st_mtime)
+        print(f"Report: {study.output_dir / 'report' / 'study.md'}; every run in one page: {pages[-1]}")
     if failed or outcome.skipped:
         print(
             f"{len(failed)} stages failed ({', '.join(failed)}), {len(outcome.skipped)} were skipped for it; "

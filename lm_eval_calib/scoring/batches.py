@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import heapreplace
 from typing import NamedTuple
 
 import numpy as np
@@ -62,30 +62,28 @@ def prefix_rows(groups: Sequence[Group], requests: Sequence[Request]) -> list[Ro
     return rows
 
 
-def tree_rows(group: Group, requests: Sequence[Request], *, row_tokens: int, prefix: int = -1) -> Iterator[Row]:
-    """The group's trees in as few rows of at most `row_tokens` as best fit finds, longest rows first.
+def tree_rows(group: Group, requests: Sequence[Request], *, row_tokens: int, prefix: int = -1) -> list[Row]:
+    """The group's trees in rows of about `row_tokens`, none longer by more than a tree, longest first.
 
-    `row_tokens=0` gives each tree a row of its own.
+    Rows of one length need no padding: the longest tree that is left goes to the shortest row. `row_tokens=0` gives
+    each tree a row of its own.
     """
-    # Rows of one length need no padding, so no row is filled further than all of them have to be.
-    total, largest = sum(tree.size for tree in group.trees), max(tree.size for tree in group.trees)
+    trees = sorted(group.trees, key=lambda tree: -tree.size)
     if row_tokens:
-        row_tokens = min(row_tokens, -(-total // -(-total // row_tokens)) + largest // 2)
-    bins: list[list[Tree]] = []
-    space: list[tuple[int, int]] = []  # (free tokens, bin), sorted
-    for tree in sorted(group.trees, key=lambda tree: -tree.size):
-        found = bisect_left(space, (tree.size, -1))
-        if found < len(space):
-            free, index = space.pop(found)
-            bins[index].append(tree)
-        else:
-            free, index = max(row_tokens, tree.size), len(bins)
-            bins.append([tree])
-        if free > tree.size:
-            insort(space, (free - tree.size, index))
-    for trees in sorted(bins, key=lambda trees: -sum(tree.size for tree in trees)):
-        pieces = [lay_out(tree, requests) for tree in trees]
-        yield Row(pieces, sum(len(piece.tokens) for piece in pieces), prefix, group.prefix_length)
+        count = -(-sum(tree.size for tree in trees) // row_tokens)
+        parts: list[list[Tree]] = [[] for _ in range(min(count, len(trees)))]
+        shortest = [(0, index) for index in range(len(parts))]
+        for tree in trees:
+            length, index = shortest[0]
+            heapreplace(shortest, (length + tree.size, index))
+            parts[index].append(tree)
+    else:
+        parts = [[tree] for tree in trees]
+    rows = []
+    for part in sorted(parts, key=lambda part: -sum(tree.size for tree in part)):
+        pieces = [lay_out(tree, requests) for tree in part]
+        rows.append(Row(pieces, sum(len(piece.tokens) for piece in pieces), prefix, group.prefix_length))
+    return rows
 
 
 def take_batch(rows: Sequence[Row], limits: Limits) -> tuple[list[Row], int]:

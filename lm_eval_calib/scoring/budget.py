@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 # Rows of trees: longer ones waste attention on what is masked, shorter ones repeat the prefix's keys more often.
 ROW_TOKENS = {"cpu": 512, "other": 512}
 # On a CPU larger passes gain nothing, smaller ones read the weights more often; a GPU starts here and doubles.
-FIRST_TOKENS = {"cpu": 2048, "other": 4096}
+FIRST_TOKENS = {"cpu": 2048, "other": 8192}
 MOST_TOKENS = 65536
 LEAST_TOKENS = 32
 # Of the memory that is free, what a pass may be expected to take, and what its logits may.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DynamicCache
 
 from lm_eval_calib.scoring.attention import AttentionPlan, tree_arguments
@@ -32,7 +33,9 @@ class Work:
     run: int = 0
     logits: int = 0
     passes: int = 0
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("check", "tokenization", "plan", "model"), 0.0))
+    seconds: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("check", "tokenization", "plan", "model"), 0.0)
+    )
 
 
 @dataclass
@@ -51,6 +54,14 @@ class _Results:
         touched = np.unique(request)
         complete: npt.NDArray[np.int64] = touched[self.left[touched] == 0]
         return complete
+
+
+def _any_shape(device: torch.device) -> AbstractContextManager[Any]:
+    """Leave cuDNN's attention out: it compiles a kernel for every new shape, and here each pass has one of its own."""
+    if device.type != "cuda":
+        return nullcontext()
+    kernels = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    return sdpa_kernel(kernels)  # type: ignore[no-any-return]
 
 
 class Engine:
@@ -178,7 +189,12 @@ class Engine:
     def logits(self, batch: Batch, arguments: dict[str, Any], at: torch.Tensor) -> torch.Tensor:
         """The logits [len(at), vocabulary] at flat indices into the batch, by the model's own forward."""
         tokens = torch.from_numpy(batch.tokens).to(self.device)
-        with torch.no_grad(), self.autocast(), head_at(self.head, at, tokens.shape[1]) as called:
+        with (
+            torch.no_grad(),
+            self.autocast(),
+            _any_shape(self.device),
+            head_at(self.head, at, tokens.shape[1]) as called,
+        ):
             logits: torch.Tensor = self.model(tokens, **arguments).logits
         # A model without a head module, or one that does not call it, has computed all of them.
         return logits[0] if called else logits[:, -tokens.shape[1] :].flatten(0, 1)[at.to(logits.device)]
