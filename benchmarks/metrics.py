@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -74,7 +75,7 @@ def main() -> None:
     parser.add_argument("--languages", type=int, default=42)
     parser.add_argument("--questions", type=int, default=14042)
     parser.add_argument("--resamples", type=int, default=1000)
-    parser.add_argument("--calls", type=int, default=5, help="of each peer that are timed")
+    parser.add_argument("--calls", type=int, default=5, help="of each peer that are timed; 0 leaves them out")
     arguments = parser.parse_args()
     answers = simulate(arguments.languages, arguments.questions)
     evaluations = arguments.languages * (1 + arguments.resamples)
@@ -94,7 +95,8 @@ def main() -> None:
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         assert len(intervals) == arguments.languages
         print(f"| {name} | {metrics} | {wall:.1f} | {cpu:.1f} | {wall / evaluations / metrics * 1e3:.4f} |")
-    for name, call in peers().items():
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    for name, call in peers().items() if arguments.calls else ():
         seconds, busy = [], []
         rng = np.random.default_rng(0)
         for number in range(arguments.calls + 1):
@@ -107,7 +109,7 @@ def main() -> None:
         # The first call warms up.
         one, one_busy = statistics.median(seconds[1:]), statistics.median(busy[1:])
         print(f"| {name}, in a loop* | 1 | {one * evaluations:.0f} | {one_busy * evaluations:.0f} | {one * 1e3:.4f} |")
-    print(f"\n* the median of {arguments.calls} calls times {evaluations:,}.")
+    print(f"\n* the median of {arguments.calls} calls times {evaluations:,}. Peak memory of ours {peak:.1f} GiB.")
 
 
 if __name__ == "__main__":

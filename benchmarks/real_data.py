@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lm_eval_calib.tasks.generate import ROOT
 
 from lm_eval_calib.languages import TIERS
 from lm_eval_calib.sources import read_benchmark
+from lm_eval_calib.tasks.generate import ROOT
 
 BENCHMARKS = ("xcopa", "exams")
 COLUMNS = ("acc", "confidence", "overconfidence", "ece", "rms_ce", "brier", "auroc")

@@ -25,9 +25,10 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from lm_eval_calib.train import LabelSmoothedSFTTrainer
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
+
+from lm_eval_calib.train import LabelSmoothedSFTTrainer
 
 TRAINERS: dict[str, tuple[Any, bool]] = {
     "TRL, no smoothing": (SFTTrainer, False),

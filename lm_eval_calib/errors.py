@@ -16,6 +16,4 @@ class MissingExtraError(CalibrationError, ImportError):
     """A feature whose optional dependencies are not installed."""
 
     def __init__(self, feature: str, extra: str, cause: ImportError) -> None:
-        super().__init__(
-            f"{feature} needs the extra '{extra}' ({cause}): pip install 'lm-eval-calib[{extra}]'"
-        )
+        super().__init__(f"{feature} needs the extra '{extra}' ({cause}): pip install 'lm-eval-calib[{extra}]'")

@@ -29,7 +29,7 @@ from lm_eval_calib.logfiles import (
 from lm_eval_calib.logrows import REASONS
 from lm_eval_calib.logtable import Log, read_log
 from lm_eval_calib.predictions import SCHEMA, Predictions, Problem, TaskRun, concatenate
-from lm_eval_calib.tasknames import is_language, parse_task_name, tier_of
+from lm_eval_calib.tasknames import TaskName, is_language, parse_task_name, tier_of
 
 Source = str | Path | Sequence["str | Path"] | Mapping[str, "str | Path | Sequence[str | Path]"]
 
@@ -110,6 +110,8 @@ def _read(
     named = parse_task_name(log.task, config)
     forced = next((code for pattern, code in languages.items() if fnmatch.fnmatch(log.task, pattern)), None)
     language = forced or named.language
+    if language is None and (group := _group_of(log.task, told)):
+        named = TaskName(group, None, log.task.removeprefix(f"{group}_"))
     task = _task_run(run, log, told, config, named.benchmark, language, read)
     same = {
         "run": run,
@@ -147,6 +149,20 @@ def _read(
     if passed := read.unusable.get("filter"):
         notes.append(f"{log.path}: {passed:,} rows of other filters passed over")
     return Predictions(pa.table(columns, schema=SCHEMA), (task,), problems, tuple(notes))
+
+
+def _group_of(task: str, told: Mapping[str, Any]) -> str | None:
+    """The group whose subject a task is: `mmlu` for `mmlu_anatomy`. Its subjects are pooled."""
+    groups = mapping(told.get("group_subtasks"))
+
+    def holds(group: str, seen: frozenset[str]) -> bool:
+        members = groups.get(group)
+        if not isinstance(members, list) or group in seen:
+            return False
+        return task in members or any(holds(str(member), seen | {group}) for member in members)
+
+    named = [group for group in groups if task.startswith(f"{group}_") and holds(group, frozenset())]
+    return max(named, key=len, default=None)
 
 
 def _task_run(

@@ -136,17 +136,20 @@ class Predictions:
         return np.asarray(column.to_numpy())
 
     def words(self, name: str) -> tuple[list[str | None], NDArray[np.int64]]:
-        """The distinct values of a column of words or hashes, null among them, and [N] codes into them."""
+        """The distinct values of a column of words, null among them, and [N] codes into them."""
         column = self.table[name]
         if not len(column):
             return [], np.zeros(0, np.int64)
-        if not pa.types.is_dictionary(column.type):
-            column = pc.dictionary_encode(column)
         array = pa.concat_arrays(column.unify_dictionaries().chunks)
         values = [*array.dictionary.to_pylist(), None]
         codes = pc.fill_null(array.indices, len(values) - 1).to_numpy()
         used, codes = np.unique(codes, return_inverse=True)
         return [values[code] for code in used], codes.astype(np.int64)
+
+    def codes(self, name: str) -> NDArray[np.int64]:
+        """[N] numbers from 0, equal where a column of hashes or document numbers is equal."""
+        column = pc.dictionary_encode(self.table[name])
+        return np.concatenate([np.zeros(0, np.int64), *(chunk.indices.to_numpy() for chunk in column.chunks)])
 
     def select(self, mask: NDArray[np.bool_]) -> Predictions:
         """The questions that a boolean mask selects."""

@@ -8,9 +8,9 @@ not an approximation of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,13 +18,16 @@ import numpy.typing as npt
 
 from lm_eval_calib.binning import equal_width_bins, equal_width_edges
 from lm_eval_calib.inputs import Floats, Ints, check_positive_int
+from lm_eval_calib.kernels import KERNELS, OF_CLASSES, OF_SUMS
 from lm_eval_calib.metrics import METRICS, Metric
-from lm_eval_calib.metrics.classwise import brier_parts, classwise_from_sums, outcome_shares
+from lm_eval_calib.metrics.classwise import outcome_shares
 from lm_eval_calib.metrics.cumulative import Cumulative
 from lm_eval_calib.metrics.ranking import check_coverage
-from lm_eval_calib.metrics.smooth import CELLS, cells, smooth_error
-from lm_eval_calib.metrics.sweep import sweep_error
+from lm_eval_calib.metrics.smooth import CELLS, cells
 from lm_eval_calib.questions import Questions
+
+# Questions whose columns of a block are worked on at a time.
+_TILE = 512
 
 
 class Prepared:
@@ -48,9 +51,10 @@ class Prepared:
         self.bin_edges = np.searchsorted(distinct, equal_width_edges(self.num_bins), side="right")
         self.bin_edges[0] = 0
         self.cell_edges = np.searchsorted(cells(distinct), np.arange(CELLS + 1))
-        self.columns, self.parts, self.infinite = self._columns()
+        self.columns, self.parts = self._columns()
+        self.needs_sums = not OF_SUMS.isdisjoint(metric.name for metric in metrics)
 
-    def _columns(self) -> tuple[Floats, dict[str, slice], Floats | None]:
+    def _columns(self) -> tuple[Floats, dict[str, slice]]:
         """What is summed over questions: [N, M] columns, and where each kind stands among them."""
         kinds: dict[str, Floats] = {}
         for metric in self.metrics:
@@ -63,19 +67,18 @@ class Prepared:
         bins = equal_width_bins(self.questions.confidence, self.num_bins)
         kinds["bins"] = np.zeros((self.gap.size, self.num_bins))
         kinds["bins"][np.arange(self.gap.size), bins] = self.gap
-        if any(KERNELS.get(metric.name) in _OF_CLASSES for metric in self.metrics):
+        if not OF_CLASSES.isdisjoint(metric.name for metric in self.metrics):
             kinds |= self._class_columns()
-        columns = np.concatenate(list(kinds.values()), axis=1)
+        infinite = [np.isinf(kinds[name]) for name in means]
+        if any(there.any() for there in infinite):
+            kinds |= {name: np.where(there, 0.0, kinds[name]) for name, there in zip(means, infinite, strict=True)}
+            kinds["infinite"] = np.concatenate(infinite, axis=1, dtype=np.float64)
         ends = np.cumsum([kind.shape[1] for kind in kinds.values()])
         parts = {
             name: slice(int(end) - kind.shape[1], int(end))
             for (name, kind), end in zip(kinds.items(), ends, strict=True)
         }
-        infinite = np.isinf(columns[:, : len(means)])
-        if not infinite.any():
-            return columns, parts, None
-        columns[:, : len(means)][infinite] = 0.0
-        return columns, parts, infinite.astype(np.float64)
+        return np.concatenate(list(kinds.values()), axis=1), parts
 
     @property
     def distribution(self) -> tuple[Floats, Any, Any]:
@@ -118,48 +121,54 @@ class Workspace:
 
     def array(self, name: str, shape: tuple[int, ...]) -> Floats:
         """An uninitialised array; what was in the last one of this name is lost."""
-        size = int(np.prod(shape))
+        size = math.prod(shape)
         if name not in self._arrays or self._arrays[name].size < size:
             self._arrays[name] = np.empty(size)
         return self._arrays[name][:size].reshape(shape)
 
 
 class Block:
-    """Some resamples of a prepared group: how often each question, in the order of confidence, was drawn."""
+    """Some resamples of a prepared group.
+
+    Attributes:
+        drawn: [N, R] how often each question, in the order of confidence, was drawn.
+        total: [R] questions drawn.
+        table: [R, M] the group's columns summed over the questions drawn.
+        sums: over rising confidence; only where a metric of the group needs them.
+    """
 
     def __init__(self, group: Prepared, drawn: npt.NDArray[np.uint8], workspace: Workspace) -> None:
         self.group = group
         self.workspace = workspace
-        self.weights = workspace.array("weights", drawn.shape)
-        np.copyto(self.weights, drawn)
         self.drawn = drawn.T
-        self.total = self.weights.sum(axis=1)
-        self.table = self.weights @ group.columns
-
-    @cached_property
-    def hit_weights(self) -> Floats:
-        """[R, N] drawn and right."""
-        out = self.workspace.array("hit_weights", self.weights.shape)
-        return np.multiply(self.weights, self.group.correct, out=out)
-
-    @cached_property
-    def sums(self) -> Cumulative:
-        """Sums over rising confidence."""
-        rows, size = self.weights.shape
-        # One running sum through all rows; row r is the run of size + 1 that begins at r size.
-        flat = self.workspace.array("counts", (rows * size + 1,))
-        flat[0] = 0.0
-        np.cumsum(self.weights.ravel(), out=flat[1:])
-        counts = np.lib.stride_tricks.as_strided(flat, (rows, size + 1), (size * 8, 8), writeable=False)
-        hits, gaps = (self.workspace.array(name, (rows, size + 1)) for name in ("hits", "gaps"))
-        hits[:, 0] = gaps[:, 0] = 0.0
-        np.cumsum(self.hit_weights, axis=1, out=hits[:, 1:])
-        gap_weights = self.workspace.array("scratch", (rows, size))
-        np.multiply(self.weights, self.group.gap, out=gap_weights)
-        np.cumsum(gap_weights, axis=1, out=gaps[:, 1:])
-        if self.group.edges is not None:
-            counts, hits, gaps = (sums[:, self.group.edges] for sums in (counts, hits, gaps))
-        return Cumulative(counts, hits, gaps)
+        self.total = self.drawn.sum(axis=0, dtype=np.uint32).astype(np.float64)
+        rows, size = drawn.shape
+        self.table = np.zeros((rows, group.columns.shape[1]))
+        counts, hits, gaps = (np.empty((rows, 1)) for _ in range(3))
+        if group.needs_sums:
+            # A row of counts starts where the one before ends, in memory too.
+            flat = workspace.array("counts", (rows * size + 1,))
+            counts = np.lib.stride_tricks.as_strided(flat, (rows, size + 1), (size * 8, 8))
+            counts[:, 0] = np.cumsum(self.total) - self.total
+            hits, gaps = (workspace.array(name, (rows, size + 1)) for name in ("hits", "gaps"))
+            hits[:, 0] = gaps[:, 0] = 0.0
+        # What is done to some columns is done while they are in the cache: the time goes into memory otherwise.
+        for low in range(0, size, _TILE):
+            high = min(low + _TILE, size)
+            weights = workspace.array("weights", (rows, high - low))
+            np.copyto(weights, self.drawn[low:high].T)
+            self.table += weights @ group.columns[low:high]
+            if group.needs_sums:
+                weighted = workspace.array("weighted", weights.shape)
+                for factor, sums in ((group.correct, hits), (group.gap, gaps)):
+                    np.multiply(weights, factor[low:high], out=weighted)
+                    weighted[:, 0] += sums[:, low]
+                    np.cumsum(weighted, axis=1, out=sums[:, low + 1 : high + 1])
+                weights[:, 0] += counts[:, low]
+                np.cumsum(weights, axis=1, out=counts[:, low + 1 : high + 1])
+        if group.edges is not None and group.needs_sums:
+            counts, hits, gaps = (sums[:, group.edges] for sums in (counts, hits, gaps))
+        self.sums = Cumulative(counts, hits, gaps)
 
     def values(self) -> dict[str, Floats]:
         """Every metric on every resample [R]; NaN where the resample is empty or the metric undefined."""
@@ -179,22 +188,45 @@ class Block:
     def _means(self) -> dict[str, Floats]:
         names = [metric.name for metric in self.group.metrics if metric.per_question is not None]
         means = self.table[:, : len(names)] / self.total[:, None]
-        if self.group.infinite is not None:
-            means = np.where(self.weights @ self.group.infinite > 0, np.inf, means)
+        if "infinite" in self.group.parts:
+            means = np.where(self.table[:, self.group.parts["infinite"]] > 0, np.inf, means)
         return dict(zip(names, means.T, strict=True))
 
     def _one_by_one(self, metric: Metric) -> Floats:
         """A metric that nothing here knows how to vectorise."""
         values = np.full(self.total.size, np.nan)
         for row in np.flatnonzero(self.total):
-            drawn = np.repeat(np.arange(self.weights.shape[1]), self.weights[row].astype(np.int64))
+            drawn = np.repeat(np.arange(self.drawn.shape[0]), self.drawn[:, row])
             values[row] = self.group.questions.take(drawn).value(metric, **self.group.options)
         return values
 
     @cached_property
-    def held(self) -> Floats:
-        """[R, G] questions in each group of equal confidence."""
-        return self.weights if self.group.edges is None else np.diff(self.sums.counts, axis=1)
+    def ranking(self) -> tuple[Floats, Floats]:
+        """Twice the sum of the right answers' mid-ranks, and the sum over questions of the share of right answers
+        among those at least as confident, [R] each."""
+        counts, hits = self.sums.counts, self.sums.hits
+        end, right = counts[:, -1:], hits[:, -1:]
+        # Groups above the highest that was drawn hold nothing, and nothing lies above them.
+        highest = int(self.sums.first_reaching(self.total[:, None], np.arange(self.total.size)).min())
+        ranks = -2 * right[:, 0] * counts[:, 0]
+        shares = np.zeros_like(self.total)
+        for low in range(0, counts.shape[1] - 1, _TILE):
+            high = min(low + _TILE, counts.shape[1] - 1)
+            held, rises, above, share = (
+                self.workspace.array(name, (self.total.size, high - low))
+                for name in ("weights", "weighted", "above", "share")
+            )
+            upto = counts[:, low + 1 : high + 1]
+            np.subtract(upto, counts[:, low:high], out=held)
+            np.subtract(hits[:, low + 1 : high + 1], hits[:, low:high], out=rises)
+            ranks += 2 * np.einsum("rg,rg->r", rises, upto) - np.einsum("rg,rg->r", rises, held)
+            np.subtract(end, counts[:, low:high], out=above)
+            np.subtract(right, hits[:, low:high], out=share)
+            if high > highest:
+                np.maximum(above, 1.0, out=above)
+            np.divide(share, above, out=share)
+            shares += np.einsum("rg,rg->r", held, share)
+        return ranks, shares
 
     @cached_property
     def bins(self) -> tuple[Floats, Floats, Floats]:
@@ -231,105 +263,3 @@ class Block:
         full = np.zeros((shape[0], shape[1] * shape[2]))
         full[:, self.group.filled] = self.table[:, self.group.parts[kind]]
         return full.reshape(shape)
-
-
-def _ece(block: Block) -> Floats:
-    return np.asarray(np.abs(block.bin_gaps).sum(axis=1) / block.total)
-
-
-def _rms_ce(block: Block) -> Floats:
-    held, _, gaps = block.bins
-    squares = np.where(held > 0, np.square(gaps) / held, 0.0)
-    return np.asarray(np.sqrt(squares.sum(axis=1) / block.total))
-
-
-def _rms_ce_debiased(block: Block) -> Floats:
-    held, hits, gaps = block.bins
-    accuracy = hits / held
-    squares = np.square(gaps) / held - held * accuracy * (1 - accuracy) / (held - 1)
-    return np.asarray(np.sqrt(np.maximum(np.where(held > 1, squares, 0.0).sum(axis=1), 0.0) / block.total))
-
-
-def _mce(block: Block) -> Floats:
-    held, _, gaps = block.bins
-    return np.asarray(np.where(held > 0, np.abs(gaps) / held, 0.0).max(axis=1))
-
-
-def _ace(block: Block) -> Floats:
-    return block.sums.mass_error(block.group.num_bins, np.arange(block.total.size))
-
-
-def _smooth_ece(block: Block) -> Floats:
-    return smooth_error(np.diff(block.sums.gaps[:, block.group.cell_edges], axis=1) / block.total[:, None])
-
-
-def _auroc(block: Block) -> Floats:
-    # Twice the sum of the right answers' mid-ranks, in whole numbers, hence exact.
-    rises = block.hit_weights if block.group.edges is None else np.diff(block.sums.hits, axis=1)
-    right = block.sums.right
-    counts = block.sums.counts
-    ranks = 2 * (np.einsum("rg,rg->r", rises, counts[:, 1:]) - right * counts[:, 0])
-    ranks -= np.einsum("rg,rg->r", rises, block.held)
-    return np.asarray((ranks - right**2) / (2 * right * (block.total - right)))
-
-
-def _aurc(block: Block) -> Floats:
-    shape = block.held.shape
-    above = block.workspace.array("above", shape)
-    np.subtract(block.sums.counts[:, -1:], block.sums.counts[:, :-1], out=above)
-    right = block.workspace.array("scratch", shape)
-    np.subtract(block.sums.right[:, None], block.sums.hits[:, :-1], out=right)
-    # Groups above the highest that was drawn hold nothing, and nothing lies above them.
-    highest = block.sums.first_reaching(block.total[:, None], np.arange(shape[0])).min()
-    np.maximum(above[:, highest:], 1.0, out=above[:, highest:])
-    np.divide(right, above, out=right)
-    return np.asarray(1 - np.einsum("rg,rg->r", block.held, right) / block.total)
-
-
-def _accuracy_at_coverage(block: Block) -> Floats:
-    sums = block.sums
-    answered = block.group.coverage * block.total
-    withheld = block.total - answered
-    row = np.arange(withheld.size)
-    group = sums.first_reaching(withheld[:, None], row)[:, 0]
-    held = block.held[row, group]
-    share = np.where(held > 0, (withheld - sums.counts[row, group] + sums.counts[:, 0]) / held, 0.0)
-    below, upto = sums.hits[row, group], sums.hits[row, group + 1]
-    return np.asarray((sums.right - below - share * (upto - below)) / answered)
-
-
-def _classwise_ece(block: Block) -> Floats:
-    return classwise_from_sums(*block.classes[:2])
-
-
-def _brier_reliability(block: Block) -> Floats:
-    return brier_parts(*block.classes, block.total)[0]
-
-
-def _brier_resolution(block: Block) -> Floats:
-    return brier_parts(*block.classes, block.total)[1]
-
-
-def _brier_uncertainty(block: Block) -> Floats:
-    return brier_parts(*block.classes, block.total)[2]
-
-
-KERNELS: Mapping[str, Callable[[Block], Floats]] = MappingProxyType(
-    {
-        "ece": _ece,
-        "rms_ce": _rms_ce,
-        "rms_ce_debiased": _rms_ce_debiased,
-        "mce": _mce,
-        "ace": _ace,
-        "ece_sweep": lambda block: sweep_error(block.sums),
-        "smooth_ece": _smooth_ece,
-        "auroc": _auroc,
-        "aurc": _aurc,
-        "accuracy_at_coverage": _accuracy_at_coverage,
-        "classwise_ece": _classwise_ece,
-        "brier_reliability": _brier_reliability,
-        "brier_resolution": _brier_resolution,
-        "brier_uncertainty": _brier_uncertainty,
-    }
-)
-_OF_CLASSES = (_classwise_ece, _brier_reliability, _brier_resolution, _brier_uncertainty)

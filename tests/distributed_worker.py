@@ -13,10 +13,11 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F  # noqa: N812
 from datasets import Dataset
-from lm_eval_calib.train import head as heads
-from lm_eval_calib.train.trainer import LabelSmoothedSFTTrainer
 from test_trainer import ROWS, TOKENIZER, arguments
 from torch.distributed.fsdp import fully_shard
+
+from lm_eval_calib.train import head as heads
+from lm_eval_calib.train.trainer import LabelSmoothedSFTTrainer
 
 IDS = torch.randint(3, 300, (4, 12), generator=torch.Generator().manual_seed(0))
 LABELS = IDS.clone()

@@ -17,10 +17,10 @@ from benchmark_cases import CASES, Case
 from conftest import write_dataset
 from hash_model import HashModel
 from lm_eval.tasks import TaskManager
-from lm_eval_calib.tasks.generate import ROOT
 
 from lm_eval_calib.errors import CalibrationError
 from lm_eval_calib.sources import read_benchmark
+from lm_eval_calib.tasks.generate import ROOT
 
 datasets.disable_progress_bars()
 STOCK = Path(str(files("lm_eval.tasks")))

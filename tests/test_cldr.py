@@ -11,12 +11,12 @@ import babel
 import pytest
 from babel import localedata
 from conftest import lm_eval, read_run
-from lm_eval_calib.tasks.generate import ROOT, read_benchmark
 
 from lm_eval_calib import cldr, cldr_instructions
 from lm_eval_calib.cldr import KINDS, facts, questions, split_of
 from lm_eval_calib.errors import CalibrationValueError
 from lm_eval_calib.languages import language
+from lm_eval_calib.tasks.generate import ROOT, read_benchmark
 
 SOME = ("en", "sw", "am", "zh", "th", "ar", "agq", "ckb", "yo", "kl")
 

@@ -14,12 +14,12 @@ from conftest import write_dataset
 from hash_model import HashModel
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
-from lm_eval_calib.tasks.generate import ROOT, differences, files, main, read_benchmarks
 
 from lm_eval_calib.errors import CalibrationValueError
 from lm_eval_calib.harness import resolve_base_task
 from lm_eval_calib.sources import Function, read_benchmark, task_config
 from lm_eval_calib.tasknames import parse_task_name
+from lm_eval_calib.tasks.generate import ROOT, differences, files, main, read_benchmarks
 
 MINIMAL = """
 title: T

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from babel.localedata import locale_identifiers
-from lm_eval_calib.tasks.generate import ROOT, read_benchmarks
 
 from lm_eval_calib.errors import CalibrationValueError
 from lm_eval_calib.languages import Language, language, tier
 from lm_eval_calib.sources import read_benchmark
+from lm_eval_calib.tasks.generate import ROOT, read_benchmarks
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ from conftest import write_dataset
 from hash_model import HashModel
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
-from lm_eval_calib.tasks.generate import ROOT
 
 from lm_eval_calib import wrap
 from lm_eval_calib.cli import main
 from lm_eval_calib.errors import CalibrationError
 from lm_eval_calib.harness import task_index
+from lm_eval_calib.tasks.generate import ROOT
 
 pytestmark = pytest.mark.xdist_group("index")
 

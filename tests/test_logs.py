@@ -322,3 +322,49 @@ def test_damaged_logs_give_rows_of_the_original_or_counts(
             if release != "0.4.2" or not told.tasks[0].disagreements:
                 assert row["gold"] == gold
     assert sound < 40  # most of the damage was seen, the rest was in texts or in the order
+
+
+def test_subjects_of_a_group_are_one_benchmark(tmp_path: Path) -> None:
+    date = "2026-01-01T00-00-00"
+    for task in ("mmlu_anatomy", "mmlu_law", "arc_easy", "mmlu_pro_math"):
+        shutil.copy(samples("0.4.13", "multigold"), tmp_path / f"samples_{task}_{date}.jsonl")
+    groups = {
+        "leaderboard": ["mmlu", "arc_easy", "leaderboard"],
+        "mmlu": ["mmlu_stem", "mmlu_law"],
+        "mmlu_stem": ["mmlu_anatomy"],
+        "broken": 3,
+    }
+    (tmp_path / f"results_{date}.json").write_text(json.dumps({"group_subtasks": groups}))
+    told = load_predictions(tmp_path)
+    names = dict(
+        zip(told.column("task"), zip(told.column("benchmark"), told.column("subject"), strict=True), strict=True)
+    )
+    assert names == {
+        "mmlu_anatomy": ("mmlu", "anatomy"),
+        "mmlu_law": ("mmlu", "law"),
+        "arc_easy": ("arc_easy", None),
+        "mmlu_pro_math": ("mmlu_pro_math", None),
+    }
+
+
+def test_tokens_are_counted_as_the_harness_splits_them(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    log = samples("0.4.13", "ragged")
+    texts = log.read_text(encoding="utf-8")
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    bpe.train_from_iterator([texts], trainers.BpeTrainer(vocab_size=400, special_tokens=["<s>"]))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>")
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    told = load_predictions(log, tokenizer=str(tmp_path / "tokenizer"))
+    for row in told.table.to_pylist():
+        arguments = json.loads(texts.splitlines()[row["line"] - 1])["arguments"].values()
+        # lm-eval's _encode_pair: the whole, less the context.
+        whole = [len(tokenizer.encode(a["arg_0"] + a["arg_1"])) - len(tokenizer.encode(a["arg_0"])) for a in arguments]
+        assert row["choice_tokens"] == whole
+    assert told.probabilities(normalization="token").shape == (7, 5)
+    with pytest.raises(CalibrationValueError, match="tokenizer: cannot load"):
+        load_predictions(log, tokenizer=str(tmp_path / "nothing"))

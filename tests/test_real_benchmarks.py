@@ -13,9 +13,9 @@ from conftest import ROOT as CHECKOUT
 from hash_model import HashModel
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
-from lm_eval_calib.tasks.generate import ROOT
 
 from lm_eval_calib.sources import read_benchmark
+from lm_eval_calib.tasks.generate import ROOT
 
 pytestmark = pytest.mark.xdist_group("real_hub")
 

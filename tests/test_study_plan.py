@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,13 +13,13 @@ from typing import Any
 
 import pytest
 import yaml
-from lm_eval_calib.train import stages as planning
-from lm_eval_calib.train.stages import Stage, evaluation_is_whole, fingerprint, stages
-from lm_eval_calib.train.study import check_local_files, check_training_arguments
-from lm_eval_calib.train.study_config import Study, read_study, ready_made
 
 from lm_eval_calib.cli import main
 from lm_eval_calib.errors import CalibrationValueError
+from lm_eval_calib.train import stages as planning
+from lm_eval_calib.train.stages import Stage, evaluation_is_whole, fingerprint, stages
+from lm_eval_calib.train.study import check_local_files, check_training_arguments, delete_models
+from lm_eval_calib.train.study_config import Study, read_study, ready_made
 
 GRID: dict[str, Any] = {
     "models": {"tiny": {"pretrained": "some/model"}},
@@ -207,16 +208,37 @@ def test_dry_run_prints_lines_for_a_shell(tmp_path: Path, capsys: pytest.Capture
     assert not (tmp_path / "out" / "logs").exists()
 
 
+def test_weights_go_when_their_evaluations_are_done(tmp_path: Path) -> None:
+    plan = stages(study_of(tmp_path))
+    tune = named(plan, "train tiny-own-lr1e-05-ls0-seed0")
+    evaluate = named(plan, "evaluate tiny-own-lr1e-05-ls0-seed0 cldr")
+    tune.output.mkdir(parents=True)
+    for name in ("calibration_training.json", "model.safetensors", "config.json"):
+        (tune.output / name).write_text("{}")
+    (tune.output / "checkpoint-3").mkdir()
+    delete_models(plan)
+    assert (tune.output / "model.safetensors").exists()  # the evaluation is still to come
+    write_evaluation(evaluate.output)
+    delete_models(plan)
+    left = {path.name for path in tune.output.iterdir()}
+    assert left == {"calibration_training_of_deleted_model.json", "config.json"}
+    assert not tune.finished()
+    assert {tune.name, evaluate.name} <= planning.settled(plan)  # it is not wanted any more
+    shutil.rmtree(evaluate.output)
+    assert not {tune.name, evaluate.name} & planning.settled(plan)  # now it is
+
+
 def test_the_report_is_over_what_is_finished(tmp_path: Path) -> None:
     study = study_of(tmp_path)
     plan = stages(study)
-    before = planning.report(study, plan)
-    write_evaluation(named(plan, "evaluate tiny cldr").output)
-    after = planning.report(study, plan)
-    assert before.output != after.output
-    design = planning.design_of(study, [stage for stage in plan if stage.finished()])
+    base = named(plan, "evaluate tiny cldr")
+    _, before = planning.report(study, [])
+    text, after = planning.report(study, [base])
+    assert [stage.output for stage in before] != [stage.output for stage in after]
+    assert after[1].arguments[:5] == ("report", "--run", f"tiny={base.output}", "--baseline", "tiny")
+    design = json.loads(text)
     assert design["missing"] == 16
-    assert design["runs"][0]["logs"] == {"cldr": str(named(plan, "evaluate tiny cldr").output)}
+    assert design["runs"][0]["logs"] == {"cldr": str(base.output)}
 
 
 def test_ready_made_studies_are_sound(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,6 +249,6 @@ def test_ready_made_studies_are_sound(monkeypatch: pytest.MonkeyPatch) -> None:
         check_training_arguments(study)
         sizes[name] = len(planning.runs(study))
         assert len(stages(study)) > sizes[name]
-    assert sizes["papers"] == 3 + 3 * 3 * 3 * 3
+    assert sizes["papers"] == 3 + 3 * 3 * 4 * 3
     assert sizes["gemma3-270m"] == 1 + 2 * 3 * 2
     assert sizes["quick"] == 3

@@ -15,7 +15,7 @@ from lm_eval_calib.confidence import confidence_and_correct
 from lm_eval_calib.errors import CalibrationValueError
 from lm_eval_calib.report import study, study_text
 from lm_eval_calib.report.study_data import Questions, clusters, load_questions, read_questions, write_questions
-from lm_eval_calib.report.study_stats import METRICS, SCALED, SCALED_OWN, Comparison, fit_temperatures, rows, settings
+from lm_eval_calib.report.study_stats import METRICS, SCALED, SCALED_OWN, Comparison, rows, settings
 
 TIERS = {"en": "high", "de": "high", "sw": "low", "xx": "unknown"}
 RUNS: list[dict[str, Any]] = [
@@ -118,18 +118,21 @@ def test_a_run_against_itself_differs_by_nothing() -> None:
 
 
 def test_temperatures_are_found_again() -> None:
+    """Scores drawn from a calibrated model, made sharper in one language: its temperature is found again."""
     rng = np.random.default_rng(0)
-    count = 60_000
-    scores = rng.normal(size=(count, 4))
-    true = np.array([0.5, 3.0])[np.arange(count) % 2]
-    probabilities = np.exp(scores)
-    probabilities /= probabilities.sum(axis=1, keepdims=True)
-    answer = (rng.random((count, 1)) > probabilities.cumsum(axis=1)).sum(axis=1)
-    gold = np.eye(4, dtype=bool)[answer]
-    # Calibrated scores times T are calibrated again at temperature T.
-    fitted = fit_temperatures(scores * true[:, None], gold, np.arange(count) % 2, 3)
-    assert fitted[:2] == pytest.approx([0.5, 3.0], rel=0.02)
-    assert fitted[2] == 1.0
+    questions = made(per_language=4000)
+    scores = rng.normal(size=(len(questions), 4))
+    probabilities = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    answer = (rng.random((len(scores), 1)) > probabilities.cumsum(axis=1)).sum(axis=1)
+    factor = np.where(questions.language == "sw", 3.0, 0.5)[:, None]
+    changed = {"gold": np.eye(4, dtype=bool)[answer], "log_likelihoods": {"m": scores * factor}}
+    comparison = Comparison(Questions(**{**questions.__dict__, **changed}), resamples=2)
+    own = comparison.temperatures("m", SCALED_OWN)
+    assert own[questions.language == "sw"] == pytest.approx(3.0, rel=0.2)
+    assert own[questions.language == "de"] == pytest.approx(0.5, rel=0.2)
+    assert comparison.temperatures("m", SCALED) == pytest.approx(0.5, rel=0.2)
+    ece = comparison.level_of(["m"], "low", "ece", scaling=SCALED_OWN).value
+    assert ece < 0.04 < comparison.level_of(["m"], "low", "ece").value
 
 
 def test_no_question_is_scaled_by_a_temperature_that_was_fitted_on_it() -> None:
@@ -209,7 +212,7 @@ def test_the_report_says_what_the_numbers_say(tmp_path: Path, capsys: pytest.Cap
     text = (tmp_path / "report" / "study.md").read_text(encoding="utf-8")
     assert text.strip() == capsys.readouterr().out.strip()
     assert (tmp_path / "report" / "finished-0a").exists()
-    # Tuned without smoothing is three times as sharp: confidence up, accuracy not, calibration worse. Smoothing takes back.
+    # Tuned without smoothing is three times as sharp: confidence up, accuracy not, calibration worse.
     assert "The papers' effect: confidence rose more than accuracy" in text
     assert "smoothing 0.1 against none: ECE fell" in text
     told = json.loads((tmp_path / "report" / "study.json").read_text(encoding="utf-8"))

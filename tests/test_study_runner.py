@@ -15,10 +15,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from lm_eval_calib.train.runner import Runner, duration, gpus, only_one
-from lm_eval_calib.train.stages import Stage
 
 from lm_eval_calib.errors import CalibrationError
+from lm_eval_calib.train.runner import Runner, duration, gpus, only_one
+from lm_eval_calib.train.stages import Stage
 
 # A stage: notes when it begins and ends, reads what it needs, writes its result at the end.
 FAKE = """

@@ -18,10 +18,10 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 import tiny_model  # noqa: E402
-from lm_eval_calib.train import command, tune  # noqa: E402
 from transformers import AutoModelForCausalLM  # noqa: E402
 
 from lm_eval_calib.errors import CalibrationError, CalibrationValueError  # noqa: E402
+from lm_eval_calib.train import command, runs  # noqa: E402
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
@@ -99,7 +99,7 @@ def test_killed_and_resumed_equals_an_uninterrupted_run(setting, tmp_path):
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 200
-    while tune.last_complete_checkpoint(tmp_path / "out") is None:
+    while runs.last_complete_checkpoint(tmp_path / "out") is None:
         assert process.poll() is None, "finished before it was killed"
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -107,7 +107,7 @@ def test_killed_and_resumed_equals_an_uninterrupted_run(setting, tmp_path):
     process.wait()
     assert not (tmp_path / "out" / "calibration_training.json").exists()
     assert not (tmp_path / "out" / "model.safetensors").exists()
-    whole = tune.last_complete_checkpoint(tmp_path / "out")
+    whole = runs.last_complete_checkpoint(tmp_path / "out")
     assert whole is not None
     # What a kill in the middle of a checkpoint leaves: files, but no state, or half of one.
     for number, content in ((9998, None), (9999, '{"global_step": 99')):
@@ -116,7 +116,7 @@ def test_killed_and_resumed_equals_an_uninterrupted_run(setting, tmp_path):
         (broken / "model.safetensors").write_bytes(b"half")
         if content:
             (broken / "trainer_state.json").write_text(content)
-    assert tune.last_complete_checkpoint(tmp_path / "out") == whole
+    assert runs.last_complete_checkpoint(tmp_path / "out") == whole
 
     command.main(many)
     resumed = result(tmp_path)
@@ -142,7 +142,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(setting, tmp_path, monkeyp
     with pytest.raises(CalibrationError, match="No space left on device"):
         command.main([*setting, "--save_steps", "2"])
     assert len(calls) > 4
-    checkpoint = tune.last_complete_checkpoint(tmp_path / "out")
+    checkpoint = runs.last_complete_checkpoint(tmp_path / "out")
     assert checkpoint is not None
     assert checkpoint.name == "checkpoint-2"
     monkeypatch.setattr(torch, "save", save)
@@ -197,6 +197,27 @@ def test_the_papers_hyperparameters_are_the_defaults(tmp_path):
     assert model.dtype == "float32"
 
 
+def test_two_processes_train_as_one(setting, tmp_path):
+    """The batch is shared out, the data prepared once, the result the same."""
+    other = ["--output_dir", str(tmp_path / "two")]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*launch, "-m", "lm_eval_calib.train", *setting, *other],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    command.main(setting)
+    alone, together = result(tmp_path), json.loads((tmp_path / "two" / "calibration_training.json").read_text())
+    assert together["devices"] == 2
+    assert alone["arguments"]["gradient_accumulation_steps"] == 2
+    assert "gradient_accumulation_steps" not in together["arguments"]  # 1, which is the default
+    assert losses(together) == pytest.approx(losses(alone), rel=1e-4)
+    assert together["identity"] == alone["identity"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -237,7 +258,7 @@ def test_tuned_two_ways_and_evaluated_by_lm_eval(tmp_path):
         tmp_path / "model", hidden_size=64, intermediate_size=128, head_dim=32, max_position_embeddings=1024
     )
     write_instructions(tmp_path / "facts.jsonl", limit=600)
-    runs = {}
+    tuned = {}
     for b in ("0", "0.1"):
         out = tmp_path / f"smoothing-{b}"
         arguments = ["--model_name_or_path", str(tmp_path / "model"), "--train_data", str(tmp_path / "facts.jsonl")]
@@ -246,8 +267,8 @@ def test_tuned_two_ways_and_evaluated_by_lm_eval(tmp_path):
         assert command.main([*arguments, "--use_cpu", "true", "--max_length", "256"]) == 0
         found = json.loads((out / "calibration_training.json").read_text())
         assert losses(found)[-1] < losses(found)[0]
-        runs[f"smoothing-{b}"] = out
-    for name, folder in runs.items():
+        tuned[f"smoothing-{b}"] = out
+    for name, folder in tuned.items():
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "lm_eval", "--model", "hf", "--model_args", f"pretrained={folder}"),
@@ -261,7 +282,7 @@ def test_tuned_two_ways_and_evaluated_by_lm_eval(tmp_path):
         )
         assert done.returncode == 0, done.stderr[-3000:]
     table = tmp_path / "table.csv"
-    sources = [f"{name}={tmp_path / 'eval' / name}" for name in runs]
+    sources = [f"{name}={tmp_path / 'eval' / name}" for name in tuned]
     done = subprocess.run(
         [sys.executable, "-m", "lm_eval_calib", "score", *sources, "--output", str(table), "--resamples", "100"],
         env=ENVIRONMENT,
@@ -272,7 +293,7 @@ def test_tuned_two_ways_and_evaluated_by_lm_eval(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     with table.open(encoding="utf-8") as file:
         read = {row["run"]: row for row in csv.DictReader(file)}
-    assert set(read) == set(runs)
+    assert set(read) == set(tuned)
     for row in read.values():
         assert row["n"] == "30"
         assert 0 <= float(row["ece"]) <= 1

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("trl")
 import tiny_model
 from datasets import Dataset
+
 from lm_eval_calib.train.config import TuneArguments
 from lm_eval_calib.train.data import BadRowError, DataError, Report, parse, read_rows
 from lm_eval_calib.train.tokens import Tokens, choose_template, prepare

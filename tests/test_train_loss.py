@@ -10,10 +10,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 import torch.nn.functional as F  # noqa: E402, N812
-from lm_eval_calib.train import fused, kernels  # noqa: E402
-from lm_eval_calib.train.loss import fused_head, label_smoothed_nll  # noqa: E402
 
 from lm_eval_calib.errors import CalibrationValueError  # noqa: E402
+from lm_eval_calib.train import fused, kernels  # noqa: E402
+from lm_eval_calib.train.loss import fused_head, label_smoothed_nll  # noqa: E402
 
 
 def full_logits(hidden, weight, targets, b, bias, softcap, scale, reduction):

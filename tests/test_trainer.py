@@ -13,12 +13,12 @@ pytest.importorskip("trl")
 import tiny_model  # noqa: E402
 import torch.nn.functional as F  # noqa: E402, N812
 from datasets import Dataset  # noqa: E402
-from lm_eval_calib.train.head import UnsupportedModelError  # noqa: E402
-from lm_eval_calib.train.trainer import LabelSmoothedSFTTrainer  # noqa: E402
 from peft import LoraConfig, get_peft_model  # noqa: E402
 from trl import SFTConfig, SFTTrainer  # noqa: E402
 
 from lm_eval_calib.errors import CalibrationValueError  # noqa: E402
+from lm_eval_calib.train.head import UnsupportedModelError  # noqa: E402
+from lm_eval_calib.train.trainer import LabelSmoothedSFTTrainer  # noqa: E402
 
 B = 0.1
 TOKENIZER = tiny_model.tokenizer(chat=True)

@@ -2,9 +2,8 @@
 
 import sys
 
-from lm_eval_calib.train.command import main
-
 from lm_eval_calib.errors import CalibrationError
+from lm_eval_calib.train.command import main
 
 try:
     sys.exit(main())

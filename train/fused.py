@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
 from lm_eval_calib.train.kernels import (
     BEFORE,
     MAX,

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lm_eval_calib.train.kernels import Head
-from lm_eval_calib.train.loss import fused_head
 from torch import nn
 from torch.distributed.tensor import DTensor, Partial
 from transformers.utils import ModelOutput
 
 from lm_eval_calib.errors import CalibrationError
+from lm_eval_calib.train.kernels import Head
+from lm_eval_calib.train.loss import fused_head
 
 IGNORED = -100
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from lm_eval_calib.train.fused import FusedHead
-from lm_eval_calib.train.kernels import Head
 
 from lm_eval_calib.errors import CalibrationValueError
+from lm_eval_calib.train.fused import FusedHead
+from lm_eval_calib.train.kernels import Head
 
 REDUCTIONS = ("mean", "sum", "none")
 

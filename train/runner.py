@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from lm_eval_calib.train.stages import Stage
-
 from lm_eval_calib.errors import CalibrationError
+from lm_eval_calib.train.stages import Stage, settled
 
 POLL = 0.2  # seconds
 STATUS_EVERY = 60.0  # seconds between status lines where there is no terminal
@@ -79,6 +78,7 @@ class Runner:
         slots: One entry for each stage that may run at a time: the GPU that it sees, or None to see all.
         launcher: Words before the commands that use a model.
         say: Takes lines of progress.
+        after: Called when a stage has finished.
     """
 
     def __init__(
@@ -89,13 +89,15 @@ class Runner:
         slots: Sequence[str | None] = (None,),
         launcher: Sequence[str] = (),
         say: Callable[[str], None] = print,
+        after: Callable[[], None] | None = None,
     ) -> None:
         self.stages = list(stages)
         self.folder = folder
         self.slots = list(slots)
         self.launcher = tuple(launcher)
         self.say = say
-        self.done = {stage.name for stage in stages if stage.finished()}
+        self.after = after
+        self.done = settled(self.stages)
         self.failed: list[str] = []
         self.skipped: list[str] = []
         self.seconds: dict[str, list[float]] = {}  # of the stages that finished, by kind
@@ -191,6 +193,8 @@ class Runner:
                 self.done.add(stage.name)
                 self.seconds.setdefault(stage.kind, []).append(seconds)
                 self._line(f"finished  {stage.name} in {duration(seconds)} ({len(self.done)} of {self._count} done)")
+                if self.after is not None:
+                    self.after()
                 continue
             self.failed.append(stage.name)
             why = f"exit status {status}" if status else "it left no whole results"

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import babel
-from lm_eval_calib.train.study_config import DEMO, Evaluation, InstructionSet, ModelSpec, Study
 
 from lm_eval_calib import __version__
 from lm_eval_calib.errors import CalibrationValueError
+from lm_eval_calib.train.study_config import DEMO, Evaluation, InstructionSet, ModelSpec, Study
 
 # Launchers that start a Python module themselves; all others get a whole command.
-MODULE_LAUNCHERS = ("accelerate", "torchrun", "deepspeed")
+MODULE_LAUNCHERS = ("accelerate", "torchrun")
 _SAMPLES = 16
 _BLOCK = 65536
 
@@ -113,15 +113,33 @@ def stages(study: Study) -> list[Stage]:
     return result
 
 
-def report(study: Study, all_stages: Sequence[Stage]) -> Stage:
-    """The stage that reads what the finished evaluations left; another set of them makes another report."""
-    done = [stage for stage in all_stages if stage.kind == "evaluate" and stage.finished()]
+def settled(plan: Sequence[Stage]) -> set[str]:
+    """Names of the stages that need not run: finished ones, and those whose only use is for finished ones."""
+    names = {stage.name for stage in plan if stage.finished()}
+    for stage in reversed(plan):
+        users = [other.name for other in plan if stage.name in other.needs]
+        if users and names.issuperset(users):
+            names.add(stage.name)
+    return names
+
+
+def report(study: Study, done: Sequence[Stage]) -> tuple[str, list[Stage]]:
+    """What the report reads, as JSON, and its stages: the study's own answers, and the page of `lm-eval-calib report`.
+
+    `done` are the finished evaluations; another set of them makes another report.
+    """
     design = json.dumps(design_of(study, done), indent=1, default=str)
     digest = hashlib.sha256(design.encode()).hexdigest()[:10]
-    plan = study.output_dir / "report" / f"design-{digest}.json"
-    arguments = (str(plan), "--out", str(study.output_dir / "report"))
-    output = study.output_dir / "report" / f"finished-{digest}"
-    return Stage("report", "report", "lm_eval_calib.report.study", arguments, output)
+    folder = study.output_dir / "report"
+    own = (str(folder / f"design-{digest}.json"), "--out", str(folder))
+    page = folder / f"page-{digest}"
+    arguments = [word for stage in done for word in ("--run", f"{stage.run}={stage.output}")]
+    if done and done[0].run in study.models:
+        arguments += ["--baseline", done[0].run]
+    return design, [
+        Stage("report", "report", "lm_eval_calib.report.study", own, folder / f"finished-{digest}"),
+        Stage("page", "report", "lm_eval_calib", ("report", *arguments, "--out", str(page)), page / "report.html"),
+    ]
 
 
 def design_of(study: Study, done: Sequence[Stage]) -> dict[str, Any]:

@@ -13,16 +13,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import shlex
 import shutil
 from pathlib import Path
 
+from lm_eval_calib.errors import CalibrationValueError, MissingExtraError
 from lm_eval_calib.train import stages as planning
 from lm_eval_calib.train.runner import Outcome, Runner, gpus, only_one
 from lm_eval_calib.train.study_config import Study, read_study, ready_made
-
-from lm_eval_calib.errors import CalibrationValueError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,12 +75,17 @@ def run(arguments: argparse.Namespace) -> int:
         slots: list[str | None] = [*([None] if launcher or not visible else visible)] * study.parallel
         print(f"{study.name}: {len(plan)} stages, {len(slots)} at a time; everything goes to {study.output_dir}")
         try:
-            outcome = Runner(plan, folder=study.output_dir, slots=slots, launcher=launcher, say=_say).run()
+            outcome = Runner(
+                plan,
+                folder=study.output_dir,
+                slots=slots,
+                launcher=launcher,
+                say=_say,
+                after=functools.partial(delete_models, plan) if study.delete_models else None,
+            ).run()
         except KeyboardInterrupt:
             write_report(study, plan, run_it=False)
             raise
-        if study.delete_models:
-            delete_models(plan)
         ending = write_report(study, plan, run_it=not arguments.no_report)
     return summary(study, outcome, ending)
 
@@ -88,11 +93,12 @@ def run(arguments: argparse.Namespace) -> int:
 def print_commands(study: Study, plan: list[planning.Stage], launcher: list[str]) -> None:
     """Every command as the shell takes it, what is finished as a comment."""
     print(f"# {study.name}: {len(plan)} stages; each needs those named after it")
+    settled = planning.settled(plan)
     for number, stage in enumerate(plan, 1):
         needs = f" (needs: {', '.join(stage.needs)})" if stage.needs else ""
-        state = "finished" if stage.finished() else "to run"
+        state = "finished" if stage.name in settled else "to run"
         print(f"\n# {number}/{len(plan)} {stage.name}{needs}: {state}")
-        print(("# " if stage.finished() else "") + shlex.join(stage.command(launcher)))
+        print(("# " if stage.name in settled else "") + shlex.join(stage.command(launcher)))
     print("\n# Then this line again, without --dry-run: it finds what is finished and writes the report.")
 
 
@@ -101,21 +107,22 @@ def write_report(study: Study, plan: list[planning.Stage], *, run_it: bool = Tru
 
     What it reads is written in any case.
     """
-    stage = planning.report(study, plan)
-    design = planning.design_of(study, [stage for stage in plan if stage.kind == "evaluate" and stage.finished()])
-    if not any(entry["logs"] for entry in design["runs"]):
+    done = [stage for stage in plan if stage.kind == "evaluate" and stage.finished()]
+    if not done:
         return None
-    path = Path(stage.arguments[0])
+    design, reports = planning.report(study, done)
+    path = Path(reports[0].arguments[0])
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(design, indent=1, default=str), encoding="utf-8")
-    return Runner([stage], folder=study.output_dir, say=_say).run() if run_it else None
+    path.write_text(design, encoding="utf-8")
+    return Runner(reports, folder=study.output_dir, say=_say).run() if run_it else None
 
 
 def summary(study: Study, outcome: Outcome, ending: Outcome | None) -> int:
     """Say how it ended; exit status 0 only if every stage is done."""
     failed = [*outcome.failed, *(ending.failed if ending else ())]
     if ending is not None and not ending.failed:
-        print(f"Report: {study.output_dir / 'report' / 'study.md'}")
+        pages = sorted((study.output_dir / "report").glob("page-*/report.html"), key=lambda page: page.stat().st_mtime)
+        print(f"Report: {study.output_dir / 'report' / 'study.md'}; every run in one page: {pages[-1]}")
     if failed or outcome.skipped:
         print(
             f"{len(failed)} stages failed ({', '.join(failed)}), {len(outcome.skipped)} were skipped for it; "
@@ -126,11 +133,16 @@ def summary(study: Study, outcome: Outcome, ending: Outcome | None) -> int:
 
 
 def delete_models(plan: list[planning.Stage]) -> None:
-    """Remove the weights of tuned models whose evaluations are all done; what tells of the training stays."""
+    """Remove the weights of tuned models whose evaluations are all done; what tells of the training stays.
+
+    Under another name, so that the training counts as finished no longer, should another evaluation want the model.
+    """
     for stage in plan:
         users = [other for other in plan if stage.name in other.needs]
-        if stage.kind != "train" or not users or not all(user.finished() for user in users):
+        if stage.kind != "train" or not stage.finished() or not users or not all(user.finished() for user in users):
             continue
+        told = stage.output / "calibration_training.json"
+        told.rename(told.with_name("calibration_training_of_deleted_model.json"))
         for path in [*stage.output.glob("*.safetensors"), *stage.output.glob("checkpoint-*")]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -156,7 +168,10 @@ def check_training_arguments(study: Study) -> None:
     }
     if not any(tables.values()):
         return
-    from lm_eval_calib.train.config import ModelConfig, TuneArguments, TuneConfig
+    try:
+        from lm_eval_calib.train.config import ModelConfig, TuneArguments, TuneConfig
+    except ImportError as error:
+        raise MissingExtraError("training", "train", error) from error
 
     kinds = (TuneArguments, TuneConfig, ModelConfig)
     known = {part.name for kind in kinds for part in dataclasses.fields(kind)}

@@ -24,10 +24,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from tqdm.auto import tqdm
+
 from lm_eval_calib.train.config import TuneArguments
 from lm_eval_calib.train.data import BadRowError, DataError, Example, Report, digest, parse, read_rows
 from lm_eval_calib.train.head import IGNORED
-from tqdm.auto import tqdm
 
 SCHEMA = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
 BATCH = 512

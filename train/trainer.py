@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model
-from lm_eval_calib.train import head as heads
 from trl import SFTTrainer
 
 from lm_eval_calib.errors import CalibrationValueError
+from lm_eval_calib.train import head as heads
 
 
 class LabelSmoothedSFTTrainer(SFTTrainer):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import hashlib
 import importlib.metadata
 import json
-import re
 import shutil
 import time
 from pathlib import Path
@@ -16,26 +14,27 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from lm_eval_calib.train.config import ModelConfig, TuneArguments, TuneConfig
-from lm_eval_calib.train.data import Report, digest
-from lm_eval_calib.train.tokens import prepare
-from lm_eval_calib.train.trainer import LabelSmoothedSFTTrainer
 from transformers import AutoTokenizer
-from transformers.trainer import TRAINER_STATE_NAME
 from trl import get_peft_config, get_quantization_config
 
 from lm_eval_calib.errors import CalibrationError, CalibrationValueError
-
-RESULT = "calibration_training.json"
-STARTED = ".calibration_training.started.json"
-DATA = ".training_data"
-# What does not change the result: where and how often it is written, shown or resumed, and the split of the
-# same work.
-INCIDENTAL = re.compile(
-    r"output_dir|overwrite|keep_checkpoints|logging_|report_to|disable_tqdm|save_(?!dtype)|run_name|dataloader_|ddp_|"
-    r"hub_|push_to_hub|log_|resume|project|trackio|local_rank|deepspeed|fsdp|accelerator_config|per_device_|"
-    r"gradient_accumulation_steps|gradient_checkpointing|activation_|torch_empty_cache|use_cpu|eval_|dataset_num_proc"
+from lm_eval_calib.train.config import ModelConfig, TuneArguments, TuneConfig
+from lm_eval_calib.train.data import Report
+from lm_eval_calib.train.runs import (
+    RESULT,
+    STARTED,
+    claim,
+    differences,
+    finished,
+    identity_of,
+    last_complete_checkpoint,
+    plain,
+    write_json,
 )
+from lm_eval_calib.train.tokens import prepare
+from lm_eval_calib.train.trainer import LabelSmoothedSFTTrainer
+
+DATA = ".training_data"
 
 
 def tune(arguments: TuneArguments, config: TuneConfig, model_config: ModelConfig) -> dict[str, Any]:
@@ -47,11 +46,11 @@ def tune(arguments: TuneArguments, config: TuneConfig, model_config: ModelConfig
     """
     folder = Path(config.output_dir)
     state = PartialState()
-    identity = _identity(arguments, config, model_config)
-    finished = _finished(folder, identity, overwrite=arguments.overwrite)
-    if finished is not None:
-        print(f"{folder} holds this run already, finished {finished['finished']}; nothing to do")
-        return finished
+    identity = identity_of(arguments, config, model_config)
+    done = finished(folder, identity, overwrite=arguments.overwrite)
+    if done is not None:
+        print(f"{folder} holds this run already, finished {done['finished']}; nothing to do")
+        return done
     tokenizer = _load("tokenizer", AutoTokenizer.from_pretrained, model_config, config)
     if config.chat_template_path and Path(config.chat_template_path).is_file():
         tokenizer.chat_template = Path(config.chat_template_path).read_text(encoding="utf-8")
@@ -60,7 +59,7 @@ def tune(arguments: TuneArguments, config: TuneConfig, model_config: ModelConfig
         tokenizer.eos_token = config.eos_token
     state.wait_for_everyone()
     if state.is_main_process:
-        _claim(folder, identity, overwrite=arguments.overwrite)
+        claim(folder, identity, overwrite=arguments.overwrite)
     with state.main_process_first():
         train_data, report = _data(arguments.train_data, arguments, tokenizer, config, folder / DATA / "train.arrow")
         eval_data = None
@@ -89,7 +88,7 @@ def tune(arguments: TuneArguments, config: TuneConfig, model_config: ModelConfig
         "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "identity": identity,
         "data_hash": report.hash,
-        "arguments": _plain({**vars(arguments), **_differences(config), **vars(model_config)}),
+        "arguments": plain({**vars(arguments), **differences(config), **vars(model_config)}),
         "data": {k: v for k, v in dataclasses.asdict(report).items() if k != "examples"},
         "versions": _versions(),
         "devices": state.num_processes,
@@ -97,8 +96,8 @@ def tune(arguments: TuneArguments, config: TuneConfig, model_config: ModelConfig
         "steps": trainer.state.global_step,
         "seconds": round(time.monotonic() - started, 1),
         "resumed": checkpoint is not None,
-        "final": {**_last(trainer.state.log_history, ("loss", "nll")), **_plain(evaluation)},
-        "log": _plain(trainer.state.log_history),
+        "final": {**_last(trainer.state.log_history, ("loss", "nll")), **plain(evaluation)},
+        "log": plain(trainer.state.log_history),
     }
     state.wait_for_everyone()
     if state.is_main_process:
@@ -110,102 +109,6 @@ def tune(arguments: TuneArguments, config: TuneConfig, model_config: ModelConfig
                 shutil.rmtree(path, ignore_errors=True)
         print(f"saved to {folder}: lm_eval --model hf --model_args pretrained={folder}")
     return result
-
-
-def last_complete_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end.
-
-    The Trainer writes its state file last, so a folder whose state is missing, cut off or of another step is
-    what a kill or a full disk left behind.
-    """
-    steps = []
-    for path in folder.glob("checkpoint-*"):
-        try:
-            state = json.loads((path / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-            if state["global_step"] == int(path.name.removeprefix("checkpoint-")):
-                steps.append((state["global_step"], path))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return max(steps)[1] if steps else None
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Written beside and renamed, so that there is a whole file or none."""
-    beside = path.with_name(f".{path.name}.partial")
-    beside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    beside.replace(path)
-
-
-def _identity(arguments: TuneArguments, config: TuneConfig, model_config: ModelConfig) -> dict[str, Any]:
-    every = {**vars(arguments), **_differences(config), **vars(model_config)}
-    kept = _plain({name: value for name, value in every.items() if not INCIDENTAL.match(name)})
-    kept["total_batch_size"] = config.total_batch_size
-    kept["data"] = [digest(source) for source in [*arguments.train_data, *(arguments.eval_data or [])]]
-    kept.pop("train_data")
-    kept.pop("eval_data", None)
-    text = json.dumps(kept, sort_keys=True)
-    return {"arguments": hashlib.sha256(text.encode()).hexdigest(), "settings": kept}
-
-
-def _differences(config: TuneConfig) -> dict[str, Any]:
-    """The settings of `config` that matter or differ from TRL's defaults."""
-    always = {"label_smoothing_factor", "learning_rate", "num_train_epochs", "seed", "total_batch_size", "max_length"}
-    result = {}
-    for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
-        if f.init and (f.name in always or value != f.default) and not f.name.endswith("token"):
-            result[f.name] = value
-    return result
-
-
-def _finished(folder: Path, identity: dict[str, Any], *, overwrite: bool) -> dict[str, Any] | None:
-    try:
-        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError):
-        result = {}
-    if result.get("identity", {}).get("arguments") == identity["arguments"]:
-        return dict(result)
-    if overwrite:
-        return None
-    raise CalibrationValueError(_other_run(folder, result.get("identity", {}), identity, "finished"))
-
-
-def _other_run(folder: Path, old: dict[str, Any], new: dict[str, Any], what: str) -> str:
-    before, now = old.get("settings", {}), new["settings"]
-    changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
-    listing = ", ".join(f"{name} {before.get(name)!r} -> {now.get(name)!r}" for name in changed[:4])
-    return (
-        f"output_dir: {folder} holds a {what} run with other settings ({listing}); choose another folder, "
-        "or pass --overwrite true to start anew"
-    )
-
-
-def _claim(folder: Path, identity: dict[str, Any], *, overwrite: bool) -> None:
-    """Mark the folder as this run's; clear what an overwritten run left."""
-    folder.mkdir(parents=True, exist_ok=True)
-    marker = folder / STARTED
-    try:
-        old = json.loads(marker.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        old = None
-    if old is not None and old.get("arguments") != identity["arguments"] and not overwrite:
-        raise CalibrationValueError(_other_run(folder, old, identity, "started"))
-    if old is None or old.get("arguments") != identity["arguments"]:
-        if any(folder.glob("checkpoint-*")) and not overwrite:
-            raise CalibrationValueError(
-                f"output_dir: {folder} holds checkpoints of an unknown run; choose another folder, or pass "
-                "--overwrite true to remove them"
-            )
-        for path in folder.glob("checkpoint-*"):
-            shutil.rmtree(path)
-        (folder / RESULT).unlink(missing_ok=True)
-    write_json(marker, identity)
-    whole = last_complete_checkpoint(folder)
-    for path in folder.glob("checkpoint-*"):
-        if not (path / TRAINER_STATE_NAME).exists() and path != whole:
-            shutil.rmtree(path)
 
 
 def _data(
@@ -312,14 +215,3 @@ def _last(history: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, fl
         if values:
             result[name] = float(values[-1])
     return result
-
-
-def _plain(value: Any) -> Any:
-    """As JSON has it."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return getattr(value, "value", str(value))

@@ -11,7 +11,7 @@ from lm_eval_calib.predictions import Predictions, TaskRun
 
 if TYPE_CHECKING:
     from lm_eval_calib.bootstrap import Replicates
-    from lm_eval_calib.report.analysis import Comparison
+    from lm_eval_calib.report.comparisons import Comparison
     from lm_eval_calib.report.scores import Answers, Group
 
 # Fields of TaskRun that must agree between runs, and what to call them.
@@ -130,7 +130,7 @@ def _prompts(predictions: Predictions, answers: Answers) -> list[str]:
     """Questions whose prompt differs between the first run and another one."""
     names, run = predictions.words("run")
     order = [names.index(name) for name in predictions.runs if name in names]
-    _, prompt = predictions.words("prompt_hash")
+    prompt = predictions.codes("prompt_hash")
     found = []
     base = run == order[0]
     for index in order[1:]:

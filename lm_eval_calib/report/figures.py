@@ -145,6 +145,7 @@ def plot_reliability_diagram(
         edgecolors="white",
         linewidths=0.6,
         zorder=5,
+        clip_on=False,
     )
     if title:
         ax.set_title(title, fontsize=8.5, color=INK, loc="left", pad=4)

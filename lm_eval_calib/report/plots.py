@@ -17,14 +17,18 @@ if TYPE_CHECKING:
     from lm_eval_calib.report.analysis import Report
 
 TIERS = ("high", "mid", "low")
+MOST_BENCHMARKS = 12  # the largest ones; the page has them all
 _MARKERS = ("o", "D", "s", "^")
 
 
 def figures_of(report: Report) -> Iterator[tuple[str, Figure]]:
     """Name and figure, benchmark by benchmark; the names of several benchmarks' figures end in the benchmark's."""
-    benchmarks = list(dict.fromkeys(group.benchmark for group in report.cells))
+    sizes: dict[str, int] = {}
+    for group, rows in report.rows.items():
+        sizes[group.benchmark] = sizes.get(group.benchmark, 0) + len(rows)
+    benchmarks = sorted(sizes, key=lambda name: -sizes[name])[:MOST_BENCHMARKS]
     for benchmark in benchmarks:
-        end = f"_{benchmark}" if len(benchmarks) > 1 else ""
+        end = f"_{benchmark}" if len(sizes) > 1 else ""
         groups = [group for group in report.cells if group.benchmark == benchmark]
         yield f"reliability{end}", plot_reliability(report, benchmark)
         if len({_key(group) for group in groups}) > 1:

@@ -28,7 +28,12 @@ Ints = NDArray[np.int64]
 
 # Plug-in estimates of a distance from honesty are biased upwards, and resampling adds the bias once more: their
 # percentile intervals lie too high (measured in benchmarks/README.md), the reflected ones do not.
-BIASED_UP = frozenset(("ece", "rms_ce", "ace", "mce", "classwise_ece", "ece_sweep", "smooth_ece", "brier_reliability"))
+BIASED_UP = frozenset(
+    (
+        *("ece", "rms_ce", "ace", "mce", "classwise_ece", "ece_sweep", "smooth_ece"),
+        *("brier_reliability", "brier_resolution"),
+    )
+)
 
 
 AnyInterval = TypeVar("AnyInterval", bound=Interval)
@@ -204,10 +209,8 @@ class Answers:
         predictions = self.predictions
         _, task = predictions.words("task")
         _, run = predictions.words("run")
-        hashes, pair = predictions.words("doc_hash")
-        pair = pair + task * len(hashes)
-        pair = _with_occurrence(run, pair)
-        document = predictions.table["doc_id"].to_numpy()
+        pair, document = predictions.codes("doc_hash"), predictions.codes("doc_id")
+        pair = _with_occurrence(run, pair + task * (int(pair.max(initial=0)) + 1))
         _, first, inverse = np.unique(pair, return_index=True, return_inverse=True)
         # The first run's number stands for the document; one that two documents of a task share is nobody's.
         numbers = document[first]
@@ -215,8 +218,9 @@ class Answers:
         _, where, shared = np.unique(place, return_inverse=True, return_counts=True)
         numbers = np.where(shared[where] > 1, -1 - np.arange(len(numbers)), numbers)[inverse]
         family = self._family()[task]
-        _, ids = np.unique(np.stack([family, numbers]), axis=1, return_inverse=True)
-        return np.asarray(ids, np.int64).ravel()
+        numbers = numbers - numbers.min(initial=0)
+        _, ids = np.unique(numbers + family * (int(numbers.max(initial=0)) + 1), return_inverse=True)
+        return np.asarray(ids, np.int64)
 
     def _family(self) -> Ints:
         """For each task its name less the language, as a code: one document number is one question in it."""
@@ -302,14 +306,16 @@ def averages(cells: Mapping[Group, Replicates], by: str) -> dict[Group, tuple[Re
     for cell, part in cells.items():
         tier = cell.tier if by == "tier" else None
         members.setdefault(Group(cell.run, cell.benchmark, cell.benchmark, tier=tier), []).append(part)
-    runs = list(dict.fromkeys(cell.run for cell in cells))
-    ordered = sorted(members.items(), key=lambda item: (runs.index(item[0].run), TIER_ORDER[item[0].tier]))
+    places = {key: place for place, key in enumerate(dict.fromkeys((c.run, c.benchmark) for c in cells))}
+    ordered = sorted(members.items(), key=lambda m: (places[m[0].run, m[0].benchmark], TIER_ORDER[m[0].tier]))
     return {group: (average(parts), len(parts)) for group, parts in ordered}
 
 
 def _with_occurrence(run: Ints, pair: Ints) -> Ints:
     """Distinguish the second, third, ... document with the same content within a run."""
-    key = np.unique(np.stack([run, pair]), axis=1, return_inverse=True)[1].ravel()
+    key = pair + run * (int(pair.max(initial=0)) + 1)
+    if len(np.unique(key)) == len(key):
+        return pair
     order = np.argsort(key, kind="stable")
     starts = np.flatnonzero(np.diff(key[order], prepend=-1))
     occurrence = np.empty(len(key), np.int64)

@@ -10,7 +10,7 @@ from lm_eval_calib.report.study_stats import Comparison
 from lm_eval_calib.report.study_text import NAMES
 
 METRICS = ("acc", "confidence", "ece")
-COLOURS = {"high": "#1b6ca8", "mid": "#c77c11", "low": "#a3263a", "unknown": "#6b6b6b", "all": "#222222"}
+COLOURS = {"high": "#1b6ca8", "mid": "#c77c11", "low": "#a3263a", "unknown": "#6b6b6b"}
 Row = Mapping[str, Any]
 
 
@@ -26,36 +26,27 @@ def draw(table: Sequence[Row], comparison: Comparison, out: Path) -> Path | None
     settings = list(dict.fromkeys((r["instruction_set"], r["learning_rate"]) for r in own if r["instruction_set"]))
     if not settings:
         return None
+    factors = sorted({r["label_smoothing"] for r in own if r["label_smoothing"] is not None})
+    span = max(factors) - min(factors) or 1.0
+    shown = {r["scope"] for r in own}
     figure = Figure(figsize=(3.1 * len(METRICS) + 1.2, 2.5 * len(settings) + 0.7), layout="constrained")
     axes = figure.subplots(len(settings), len(METRICS), squeeze=False, sharey="col")
     for line, (data, rate) in enumerate(settings):
         for column, metric in enumerate(METRICS):
             axis = axes[line][column]
-            for scope, colour in COLOURS.items():
-                tuned = [
-                    r
-                    for r in own
-                    if (r["instruction_set"], r["learning_rate"]) == (data, rate)
-                    and (r["comparison"], r["scope"], r["metric"]) == ("level", scope, metric)
-                ]
-                if scope == "all" or not tuned:
-                    continue
+            for place, (scope, colour) in enumerate((s, c) for s, c in COLOURS.items() if s in shown):
+                levels = [r for r in own if (r["comparison"], r["scope"], r["metric"]) == ("level", scope, metric)]
+                tuned = [r for r in levels if (r["instruction_set"], r["learning_rate"]) == (data, rate)]
                 tuned.sort(key=lambda r: r["label_smoothing"])
-                x, y = [r["label_smoothing"] for r in tuned], [r["value"] for r in tuned]
-                error = [[r["value"] - r["low"] for r in tuned], [r["high"] - r["value"] for r in tuned]]
+                # A little apart, so that no interval hides another.
+                x = [r["label_smoothing"] + (place - 1.5) * 0.015 * span for r in tuned]
+                y = [r["value"] for r in tuned]
+                error = [r["high"] - r["value"] for r in tuned]
                 axis.errorbar(x, y, yerr=error, color=colour, marker="o", ms=4, lw=1.4, capsize=2, label=scope)
-                for base in own:
-                    if base["instruction_set"] is None and (
-                        base["comparison"],
-                        base["scope"],
-                        base["metric"],
-                    ) == (
-                        "level",
-                        scope,
-                        metric,
-                    ):
+                for base in levels:
+                    if base["instruction_set"] is None:
                         axis.axhline(base["value"], color=colour, ls=":", lw=1.1)
-            axis.set_xticks(sorted({r["label_smoothing"] for r in own if r["label_smoothing"] is not None}))
+            axis.set_xticks(factors)
             axis.grid(alpha=0.25, lw=0.5)
             axis.spines[["top", "right"]].set_visible(False)
             if line == 0:

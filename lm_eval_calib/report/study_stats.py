@@ -15,11 +15,13 @@ from lm_eval_calib.binning import equal_width_bins
 from lm_eval_calib.confidence import confidence_and_correct
 from lm_eval_calib.languages import TIERS
 from lm_eval_calib.metrics.proper import brier_values
+from lm_eval_calib.recalibration import fit_temperature
 from lm_eval_calib.report.study_data import Questions
 
 METRICS = ("acc", "confidence", "overconfidence", "ece", "rms_ce", "rms_ce_debiased", "brier")
 SCOPES = ("all", *TIERS, "unknown")
 SCALED, SCALED_OWN = "temperature", "temperature by language"
+LEAST = -700.0  # of a choice's log-probability, where the probability itself is 0
 Floats = NDArray[np.float64]
 
 
@@ -129,18 +131,19 @@ class Comparison:
         if (run, scaling) not in self._temperatures:
             ready = self.questions.probabilities(run, normalization=self.normalization)
             with np.errstate(divide="ignore"):
-                scores = np.log(ready)
-            scores[np.isnan(scores)] = -np.inf
+                scores = np.maximum(np.log(ready), LEAST)  # NaN stays, where there is no such choice
             half = self.questions.cluster % 2
+            fitted = np.ones(len(half))
             count = len(self.languages)
-            # One group a fold, or a fold and language; -1 is used by no fit.
             if scaling == SCALED:
-                high = np.isin(self._language, self.languages_of("high") or range(count))
-                own, groups, fitted_on = 1 - half, 2, np.where(high, half, -1)
+                pairs = [(np.isin(self._language, self.languages_of("high") or range(count)), half >= 0)]
             else:
-                own, groups = self._language + count * (1 - half), 2 * count
-                fitted_on = self._language + count * half
-            fitted = fit_temperatures(scores, self.questions.gold, fitted_on, groups)[own]
+                pairs = [(self._language == index, self._language == index) for index in range(count)]
+            for fitted_on, used_for in pairs:
+                for fold in (0, 1):
+                    rows = fitted_on & (half != fold)
+                    if rows.any():
+                        fitted[used_for & (half == fold)] = fit_temperature(scores[rows], self.questions.gold[rows])
             self._temperatures[run, scaling] = fitted
         return self._temperatures[run, scaling]
 
@@ -190,46 +193,6 @@ class Comparison:
         clusters = self._weights.shape[1]
         table = csr_array((values, (self.questions.cluster, cell)), shape=(clusters, cells))
         return np.asarray((table.T @ self._weights.T).T)
-
-
-def fit_temperatures(scores: Floats, gold: NDArray[np.bool_], group: NDArray[np.int64], groups: int) -> Floats:
-    """[groups] temperatures with the least mean NLL of the gold sets, one a group; 1 for a group without questions.
-
-    All groups are searched at once: the NLL is unimodal in the logarithm of the temperature, so a golden section finds
-    its least value.
-
-    Args:
-        scores: [N, K] unnormalised log-probabilities, -inf where there is no such choice.
-        gold: [N, K].
-        group: [N] numbers from 0; questions below 0 belong to none.
-        groups: How many groups there are.
-    """
-    own, right, group = scores[group >= 0], gold[group >= 0], group[group >= 0]
-    inside = np.where(right, own, -np.inf)
-
-    def nll(log_temperature: Floats) -> Floats:
-        inverse = np.exp(-log_temperature)[group, None]
-        loss = _logsumexp(own * inverse) - _logsumexp(inside * inverse)
-        return np.asarray(np.bincount(group, weights=loss, minlength=groups), dtype=np.float64)
-
-    ratio = (np.sqrt(5) - 1) / 2
-    low, high = np.full(groups, -4.0), np.full(groups, 4.0)
-    left, right_ = high - ratio * (high - low), low + ratio * (high - low)
-    at_left, at_right = nll(left), nll(right_)
-    for _ in range(40):  # to 4e-8
-        less = at_left < at_right
-        low, high = np.where(less, low, left), np.where(less, right_, high)
-        inner = np.where(less, high - ratio * (high - low), low + ratio * (high - low))
-        value = nll(inner)
-        left, right_ = np.where(less, inner, right_), np.where(less, left, inner)
-        at_left, at_right = np.where(less, value, at_right), np.where(less, at_left, value)
-    empty = np.bincount(group, minlength=groups) == 0
-    return np.where(empty, 1.0, np.exp((low + high) / 2))
-
-
-def _logsumexp(values: Floats) -> Floats:
-    top = values.max(axis=1, keepdims=True)
-    return np.asarray(np.log(np.exp(values - top).sum(axis=1)) + top[:, 0])
 
 
 @dataclass(frozen=True)
