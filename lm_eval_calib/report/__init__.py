@@ -7,7 +7,8 @@ report.write("report")
 """
 
 from lm_eval_calib.logs import load_predictions
-from lm_eval_calib.report.analysis import Comparison, Report
+from lm_eval_calib.report.analysis import Report
+from lm_eval_calib.report.comparisons import Comparison
 from lm_eval_calib.report.scores import Group, Score, score
 
 __all__ = ["Comparison", "Group", "Report", "Score", "load_predictions", "score"]

@@ -11,7 +11,7 @@ from lm_eval_calib.predictions import Predictions, TaskRun
 
 if TYPE_CHECKING:
     from lm_eval_calib.bootstrap import Replicates
-    from lm_eval_calib.report.analysis import Comparison
+    from lm_eval_calib.report.comparisons import Comparison
     from lm_eval_calib.report.scores import Answers, Group
 
 # Fields of TaskRun that must agree between runs, and what to call them.

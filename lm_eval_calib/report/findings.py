@@ -9,7 +9,8 @@ from lm_eval_calib.bootstrap import Difference, Replicates
 from lm_eval_calib.report.scores import contrast, interval_of
 
 if TYPE_CHECKING:
-    from lm_eval_calib.report.analysis import Comparison, Report
+    from lm_eval_calib.report.analysis import Report
+    from lm_eval_calib.report.comparisons import Comparison
 
 
 def findings_of(report: Report) -> tuple[str, ...]:

@@ -24,10 +24,14 @@ if TYPE_CHECKING:
     from lm_eval_calib.report.analysis import Report
 
 
+# In this order: each uses those before it, and page.js draws.
+SCRIPTS = ("svg.js", "charts.js", "state.js", "tables.js", "sections.js", "page.js")
+
+
 def render(report: Report, *, questions: int = 0) -> str:
     """The page; `questions` adds that many confident errors a run, whose texts are read from the logs again."""
-    folder = files("lm_eval_calib.report")
-    css, charts, page = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", "charts.js", "page.js"))
+    folder = files("lm_eval_calib.report") / "page"
+    css, *scripts = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", *SCRIPTS))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     template = environment.from_string((folder / "page.html").read_text(encoding="utf-8"))
     return template.render(
@@ -50,9 +54,8 @@ def render(report: Report, *, questions: int = 0) -> str:
         # A script element ends at "</script", wherever that stands: no "<" in the data.
         data=Markup(json.dumps(page_data(report), ensure_ascii=False).replace("<", "\\u003c")),
         css=Markup(css),
-        charts=Markup(charts),
-        page=Markup(page),
-        script_hashes=Markup(" ".join(map(_hash, (charts, page)))),
+        scripts=[Markup(script) for script in scripts],
+        script_hashes=Markup(" ".join(map(_hash, scripts))),
         style_hash=Markup(_hash(css)),
     )
 

@@ -17,7 +17,8 @@ from lm_eval_calib.report.scores import Group, Ints, interval_of
 from lm_eval_calib.report.tables import arrow
 
 if TYPE_CHECKING:
-    from lm_eval_calib.report.analysis import Comparison, Report
+    from lm_eval_calib.report.analysis import Report
+    from lm_eval_calib.report.comparisons import Comparison
 
 TIERS = ("high", "mid", "low")
 

@@ -48,7 +48,7 @@ class _Results:
 
     def add(self, request: npt.NDArray[np.int64], value: torch.Tensor, greedy: torch.Tensor) -> npt.NDArray[np.int64]:
         """Add one pass's results; returns the requests that are complete by it."""
-        np.add.at(self.values, request, value.double().cpu().numpy())
+        np.add.at(self.values, request, value.cpu().double().numpy())
         np.logical_and.at(self.greedy, request, greedy.cpu().numpy())
         np.subtract.at(self.left, request, 1)
         touched = np.unique(request)

@@ -67,10 +67,11 @@ class SharedPrefixLM(HFLM):
     @cached_property
     def _engine(self) -> Engine:
         config = self.model.config.get_text_config(decoder=True)
+        dtype = self.mixed_precision_dtype or getattr(self.model, "dtype", torch.float32)
         budget = Budget(
             self.device,
             vocabulary=config.vocab_size,
-            logit_bytes=torch.finfo(self.mixed_precision_dtype or self.model.dtype).bits // 8,
+            logit_bytes=dtype.itemsize if dtype.is_floating_point else 4,
             batch_tokens=self._batch_tokens,
             row_tokens=self._row_tokens,
         )
