@@ -13,7 +13,8 @@ import torch
 from lm_eval_calib.errors import CalibrationError
 from lm_eval_calib.scoring.batches import Limits
 
-logger = logging.getLogger(__name__)
+# Below the harness's own logger, so that `--verbosity` holds for it too.
+logger = logging.getLogger("lm_eval.calib.scoring")
 
 # Rows of trees: longer ones waste attention on what is masked, shorter ones repeat the prefix's keys more often.
 ROW_TOKENS = {"cpu": 512, "other": 512}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -21,8 +20,6 @@ from lm_eval_calib.scoring.batches import Batch, Row, make_batch, prefix_rows, t
 from lm_eval_calib.scoring.budget import Budget
 from lm_eval_calib.scoring.head import head_at, log_probabilities
 from lm_eval_calib.scoring.trie import Request, build_trie, plan_groups, plan_sequences
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass

@@ -22,7 +22,8 @@ from lm_eval_calib.scoring.probe import find_plan, steady_length
 from lm_eval_calib.scoring.tokens import LogLikelihood, use_counter
 from lm_eval_calib.scoring.trie import Request
 
-logger = logging.getLogger(__name__)
+# Below the harness's own logger, so that `--verbosity` holds for it too.
+logger = logging.getLogger("lm_eval.calib.scoring")
 
 # Requests that are tokenized and planned together, sorted by context, so that few beginnings are shared across.
 _WINDOW_REQUESTS, _WINDOW_CHARACTERS = 16384, 1 << 25
