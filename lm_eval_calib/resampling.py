@@ -26,8 +26,12 @@ from lm_eval_calib.metrics.ranking import check_coverage
 from lm_eval_calib.metrics.smooth import CELLS, cells
 from lm_eval_calib.questions import Questions
 
-# Questions whose columns of a block are worked on at a time.
+# Questions whose columns of a block are worked on at a time, in whole steps.
 _TILE = 512
+# A running sum waits for the one before at every entry; a product with a triangle of ones does not.
+_STEP = 16
+_ONES = np.ones(_STEP)
+_TRIANGLE = np.triu(np.ones((_STEP, _STEP)))
 
 
 class Prepared:
@@ -52,7 +56,10 @@ class Prepared:
         self.bin_edges[0] = 0
         self.cell_edges = np.searchsorted(cells(distinct), np.arange(CELLS + 1))
         self.columns, self.parts = self._columns()
-        self.needs_sums = not OF_SUMS.isdisjoint(metric.name for metric in metrics)
+        names = {metric.name for metric in metrics}
+        self.needs_sums = not OF_SUMS.isdisjoint(names)
+        self.needs_ranking = not names.isdisjoint(("auroc", "aurc"))
+        self.wrong = 1 - self.correct
 
     def _columns(self) -> tuple[Floats, dict[str, slice]]:
         """What is summed over questions: [N, M] columns, and where each kind stands among them."""
@@ -152,20 +159,33 @@ class Block:
             counts[:, 0] = np.cumsum(self.total) - self.total
             hits, gaps = (workspace.array(name, (rows, size + 1)) for name in ("hits", "gaps"))
             hits[:, 0] = gaps[:, 0] = 0.0
+        if group.needs_ranking and group.edges is None:
+            right = self.drawn.take(np.flatnonzero(group.correct), axis=0).sum(axis=0, dtype=np.uint32)[:, None]
+            end = np.cumsum(self.total)[:, None]
+            pairs, shares = np.zeros((2, rows))
         # What is done to some columns is done while they are in the cache: the time goes into memory otherwise.
         for low in range(0, size, _TILE):
             high = min(low + _TILE, size)
-            weights = workspace.array("weights", (rows, high - low))
+            weights, weighted, running = (
+                workspace.array(name, (rows, high - low)) for name in ("weights", "weighted", "running")
+            )
             np.copyto(weights, self.drawn[low:high].T)
             self.table += weights @ group.columns[low:high]
             if group.needs_sums:
-                weighted = workspace.array("weighted", weights.shape)
-                for factor, sums in ((group.correct, hits), (group.gap, gaps)):
-                    np.multiply(weights, factor[low:high], out=weighted)
-                    weighted[:, 0] += sums[:, low]
-                    np.cumsum(weighted, axis=1, out=sums[:, low + 1 : high + 1])
-                weights[:, 0] += counts[:, low]
-                np.cumsum(weights, axis=1, out=counts[:, low + 1 : high + 1])
+                for factor, sums in ((None, counts), (group.correct, hits), (group.gap, gaps)):
+                    terms = weights if factor is None else np.multiply(weights, factor[low:high], out=weighted)
+                    sums[:, low + 1 : high + 1] = _running_sums(terms, sums[:, low], running)
+                if group.needs_ranking and group.edges is None:
+                    above = np.subtract(end, counts[:, low:high], out=running)
+                    if above[:, -1].min() < 1:  # nothing drawn from here on
+                        np.maximum(above, 1.0, out=above)
+                    better = np.subtract(right, hits[:, low:high], out=weighted)
+                    better *= weights
+                    pairs += better @ group.wrong[low:high]
+                    better /= above
+                    shares += better @ np.ones(high - low)
+        if group.needs_ranking and group.edges is None:
+            self.ranking = 2 * pairs + np.square(right[:, 0], dtype=np.float64), shares
         if group.edges is not None and group.needs_sums:
             counts, hits, gaps = (sums[:, group.edges] for sums in (counts, hits, gaps))
         self.sums = Cumulative(counts, hits, gaps)
@@ -247,7 +267,7 @@ class Block:
         # Sums of bytes over runs of questions are many times faster than the matrix product.
         counts, outcomes = np.zeros((2, len(self.group.class_runs), num_bins, rows))
         for k, (order, cuts) in enumerate(self.group.class_runs):
-            drawn = self.drawn[order]
+            drawn = self.drawn.take(order, axis=0)
             for b in range(num_bins):
                 wrong, right, end = cuts[2 * b : 2 * b + 3]
                 outcomes[k, b] = drawn[right:end].sum(axis=0, dtype=np.uint32)
@@ -263,3 +283,19 @@ class Block:
         full = np.zeros((shape[0], shape[1] * shape[2]))
         full[:, self.group.filled] = self.table[:, self.group.parts[kind]]
         return full.reshape(shape)
+
+
+def _running_sums(terms: Floats, start: Floats, out: Floats) -> Floats:
+    """`start + cumsum(terms)` along rows, in `out`; all [R, N] but start [R]."""
+    rows, size = terms.shape
+    if size % _STEP:
+        first = terms[:, 0] + start
+        np.cumsum(np.concatenate([first[:, None], terms[:, 1:]], axis=1), axis=1, out=out)
+        return out
+    steps = terms.reshape(rows, -1, _STEP)
+    firsts = steps[:, :, 0].copy()
+    steps[:, 0, 0] += start
+    steps[:, 1:, 0] += np.cumsum((terms.reshape(-1, _STEP) @ _ONES).reshape(rows, -1)[:, :-1], axis=1)
+    np.matmul(terms.reshape(-1, _STEP), _TRIANGLE, out=out.reshape(-1, _STEP))
+    steps[:, :, 0] = firsts
+    return out
