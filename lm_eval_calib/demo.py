@@ -20,6 +20,7 @@ from lm_eval_calib.languages import TIERS, language
 LANGUAGES = ("en", "de", "zh", "ar", "th", "bn", "ka", "el", "sw", "am", "te", "mg")  # the group calib_cldr_demo
 LICENCE = "Gemma is provided under and subject to the Gemma Terms of Use: https://ai.google.dev/gemma/terms"
 COLUMNS = ("acc", "confidence", "overconfidence", "ece", "rms_ce", "brier", "nll")
+_SHORT = {"confidence": "conf.", "overconfidence": "overconf."}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -119,7 +120,7 @@ def demo_model() -> Path:
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """One line a language, then unweighted means by tier, from lm-eval's results."""
-    lines = [f"{'language':<22}{'tier':<6}{'n':>5}" + "".join(f"{name[:8]:>10}" for name in COLUMNS)]
+    lines = [f"{'language':<22}{'tier':<6}{'n':>5}" + "".join(f"{_SHORT.get(name, name):>10}" for name in COLUMNS)]
     lines.append("-" * len(lines[0]))
     for code, row in rows.items():
         known = language(code)
