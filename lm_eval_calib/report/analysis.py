@@ -84,7 +84,8 @@ class Report:
         """
         if not len(predictions):
             raise CalibrationValueError(
-                "predictions: expected at least one multiple-choice question, got none"
+                "predictions: expected at least one multiple-choice question, got none; "
+                "give logs that `lm_eval run --log_samples` wrote, with questions in them"
                 + "".join(f"\n  {problem}" for problem in predictions.problems[:5])
             )
         baseline = baseline or predictions.runs[0]

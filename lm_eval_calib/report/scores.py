@@ -286,7 +286,8 @@ def score(
         raise CalibrationValueError(f"by: expected one of {', '.join(GROUPINGS)}, got {by!r}")
     if not len(predictions):
         raise CalibrationValueError(
-            "predictions: expected at least one multiple-choice question, got none"
+            "predictions: expected at least one multiple-choice question, got none; "
+            "give logs that `lm_eval run --log_samples` wrote, with questions in them"
             + "".join(f"\n  {problem}" for problem in predictions.problems[:5])
         )
     answers = Answers(predictions, normalization, num_bins)

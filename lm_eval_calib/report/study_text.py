@@ -173,24 +173,23 @@ def effect(change: Mapping[str, Row | None]) -> str:
     return "The papers' effect: confidence rose more than accuracy, and calibration got worse."
 
 
+def _settings(table: Sequence[Row], *comparisons: str) -> list[tuple[Any, Any, Any, Any, Any]]:
+    """What tells the lines of a table apart, once each, in the rows' order."""
+    keys = (
+        (row["model"], row["instruction_set"], row["learning_rate"], row["label_smoothing"], row["comparison"])
+        for row in table
+        if row["comparison"] in comparisons
+    )
+    return list(dict.fromkeys(keys))
+
+
 def levels(table: Sequence[Row]) -> list[str]:
     """A table of levels by tier."""
     scopes = list(dict.fromkeys(row["scope"] for row in table))
     metrics = ("acc", "confidence", "ece", "rms_ce", "brier")
     lines = ["| run | tier | " + " | ".join(NAMES[metric] for metric in metrics) + " |"]
     lines.append("| --- | --- |" + " ---: |" * len(metrics))
-    keys = dict.fromkeys(
-        (
-            row["model"],
-            row["instruction_set"],
-            row["learning_rate"],
-            row["label_smoothing"],
-            row["comparison"],
-        )
-        for row in table
-        if row["comparison"] in ("level", "level scaled")
-    )
-    for key in keys:
+    for key in _settings(table, "level", "level scaled"):
         model, data, rate, factor, what = key
         if what == "level scaled" and factor:
             continue
@@ -209,18 +208,7 @@ def differences(table: Sequence[Row]) -> list[str]:
     metrics = ("acc", "confidence", "ece", "rms_ce_debiased", "brier")
     lines = ["| setting | difference | tier | " + " | ".join(NAMES[metric] for metric in metrics) + " |"]
     lines.append("| --- | --- | --- |" + " ---: |" * len(metrics))
-    keys = dict.fromkeys(
-        (
-            row["model"],
-            row["instruction_set"],
-            row["learning_rate"],
-            row["label_smoothing"],
-            row["comparison"],
-        )
-        for row in table
-        if row["comparison"] in ("tuned - base", "smoothed - unsmoothed", "smoothed - scaled")
-    )
-    for key in keys:
+    for key in _settings(table, "tuned - base", "smoothed - unsmoothed", "smoothed - scaled"):
         for scope in dict.fromkeys(row["scope"] for row in table):
             cells = [_signed(row) if row else "" for metric in metrics for row in [_row(table, *key, scope, metric)]]
             smoothing = f", smoothing {key[3]:g}" if key[3] else ""
