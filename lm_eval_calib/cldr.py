@@ -78,6 +78,7 @@ class Fact:
         return split_of(self.territory)
 
 
+@functools.cache
 def split_of(territory: str) -> str:
     """The part, train or test, that a territory and all facts about it belong to."""
     return "train" if rank("split", territory) < TRAIN_SHARE * 2**64 else "test"
@@ -155,13 +156,15 @@ def questions(language: str, *, split: str = "test", kinds: Sequence[str] = KIND
     in.
     """
     table = names(language)
-    result = []
-    for kind in kinds:
-        pool = [fact for fact in facts() if (fact.kind, fact.split) == (kind, split)]
-        pool.sort(key=lambda fact: rank("question", fact.id))
-        asked = (ask(fact, table) for fact in pool[:QUESTIONS_PER_KIND])
-        result += [question for question in asked if question is not None]
-    return sorted(result, key=lambda question: rank("order", question["id"]))
+    asked = (ask(fact, table) for kind in kinds for fact in drawn(kind, split))
+    return sorted((row for row in asked if row is not None), key=lambda row: rank("order", row["id"]))
+
+
+@functools.cache
+def drawn(kind: str, split: str) -> tuple[Fact, ...]:
+    """The facts that questions ask about, the same in every language."""
+    pool = (fact for fact in facts() if (fact.kind, fact.split) == (kind, split))
+    return tuple(sorted(pool, key=lambda fact: rank("question", fact.id))[:QUESTIONS_PER_KIND])
 
 
 def ask(fact: Fact, table: Mapping[str, Mapping[str, str]]) -> dict[str, Any] | None:

@@ -79,17 +79,21 @@ class PairEncoder:
                 texts[key] = np.asarray(tokens, np.int32)
 
     def _encode(self, keys: Sequence[tuple[str, bool | None]], special: bool | None) -> Iterable[list[int]]:
-        single = [self.lm.tok_encode(text, add_special_tokens=flag) for text, flag in keys[:1]]
+        def single(key: tuple[str, bool | None]) -> list[int]:
+            tokens: list[int] = self.lm.tok_encode(key[0], add_special_tokens=key[1])
+            return tokens
+
         if not self._one_by_one:
-            arguments = {} if special is None else {"add_special_tokens": special}
+            # The first call leaves the backend without truncation and padding; it need not find offsets.
+            first = single(keys[0])
             with _parallel_tokenizers():
-                batch: list[list[int]] = self.lm.tokenizer(
-                    [text for text, _ in keys], return_attention_mask=False, return_token_type_ids=False, **arguments
-                )["input_ids"]
-            if batch[:1] == single:
-                return batch
+                batch = self.lm.tokenizer.backend_tokenizer.encode_batch_fast(
+                    [text for text, _ in keys], add_special_tokens=special is not False
+                )
+            if batch[0].ids == first and batch[-1].ids == single(keys[-1]):
+                return (encoding.ids for encoding in batch)
             self._one_by_one = True
-        return single + [self.lm.tok_encode(text, add_special_tokens=flag) for text, flag in keys[1:]]
+        return map(single, keys)
 
 
 _NOTHING = np.empty(0, np.int32)

@@ -53,12 +53,8 @@ class _Results:
         return complete
 
 
-def _any_shape(device: torch.device) -> AbstractContextManager[Any]:
-    """Leave cuDNN's attention out: it compiles a kernel for every new shape, and here each pass has one of its own."""
-    if device.type != "cuda":
-        return nullcontext()
-    kernels = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-    return sdpa_kernel(kernels)  # type: ignore[no-any-return]
+# cuDNN's attention is left out: it compiles a kernel for every new shape, and here each pass has a shape of its own.
+_CUDA_ATTENTION = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
 
 
 class Engine:
@@ -80,6 +76,7 @@ class Engine:
     ) -> None:
         self.model, self.device, self.autocast, self.budget = model, device, autocast, budget
         self.plan, self.dtype = plan, dtype
+        self.kernels: Sequence[SDPBackend] = _CUDA_ATTENTION if device.type == "cuda" else ()
         self.work = Work()
         get_head = getattr(model, "get_output_embeddings", None)
         self.head = get_head() if get_head is not None else None
@@ -189,7 +186,7 @@ class Engine:
         with (
             torch.no_grad(),
             self.autocast(),
-            _any_shape(self.device),
+            sdpa_kernel(list(self.kernels)) if self.kernels else nullcontext(),
             head_at(self.head, at, tokens.shape[1]) as called,
         ):
             logits: torch.Tensor = self.model(tokens, **arguments).logits
