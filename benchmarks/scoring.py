@@ -6,6 +6,7 @@ included, found first on a quarter of the requests; the rounds are interleaved a
   --rows      how the time depends on the length of a row; 1 is a row for each piece, the cache expanded for it
   --growth    how it grows with the number of questions, shots and choices
   --other     another model of lm-eval in the same run, e.g. --other vllm:pretrained=MODEL,dtype=bfloat16
+  --equality  every log-likelihood against float32 hf at batch size 1, in float32 and bfloat16
   --whole     a whole task or group through lm-eval (calib_cldr), and where the time goes
   --json      write all figures there
 """
@@ -144,14 +145,19 @@ class Bench:
         return HFLM(**self.common, batch_size=batch_size)
 
     def best_hf(self, requests: list[Instance]) -> int | str:
-        """hf's fastest batch size on a quarter of the questions and the longest ones, which have to fit as well."""
+        """hf's fastest batch size on a quarter of the questions and the longest ones, which have to fit as well.
+
+        On a GPU each scores them twice, as the first time it also compiles attention kernels for its shapes.
+        """
         largest = max((size for size in self.sizes if size != "auto"), default=1)
         longest = {id(request) for request in sorted(requests, key=lambda x: -len(x.args[0]))[: 4 * largest]}
         part = [request for request in requests if request.doc_id % 4 == 0 or id(request) in longest]
         found: dict[int | str, float] = {}
         for size in self.sizes:
             try:
-                found[size] = score(self.hf(size), part)[0]
+                model = self.hf(size)
+                found[size] = min(score(model, part)[0] for _ in range(1 + self.on_gpu))
+                del model
             except RuntimeError as error:
                 print(f"  hf batch_size={size}: {str(error).splitlines()[0][:100]}")
             gc.collect()
@@ -164,13 +170,14 @@ class Bench:
         """Medians of the rounds, printed and kept; the first peer is the reference.
 
         On a processor, which others may be using, the peers take turns. On a GPU each has the memory to itself and
-        first scores everything once untimed, as an allocator that is still growing says nothing about a long run.
+        first scores everything once, told apart: what is compiled and allocated then says nothing about a long run.
         """
         rounds = self.arguments.rounds
         turns = [name for name in peers for _ in range(rounds + 1)] if self.on_gpu else [*peers] * rounds
         seconds: dict[str, list[float]] = {name: [] for name in peers}
         processor: dict[str, list[float]] = {name: [] for name in peers}
         peak: dict[str, float] = {}
+        first_time: dict[str, float] = {}
         answers: dict[str, list[float]] = {}
         failed: set[str] = set()
         for name in turns:
@@ -182,7 +189,7 @@ class Bench:
                 if first:
                     with Peak() as watched:
                         took, busy, answers[name] = score(model, requests)
-                    peak[name] = watched.mib
+                    peak[name], first_time[name] = watched.mib, took
                 else:
                     took, busy, answers[name] = score(model, requests)
             except RuntimeError as error:  # hf runs out of memory where a batch is longer than those of the trial.
@@ -198,17 +205,21 @@ class Bench:
         medians = {name: statistics.median(values) for name, values in seconds.items()}
         reference = next(iter(seconds))  # hf, unless it failed
         print(f"\n{title}: {len({request.doc_id for request in requests})} questions, {len(requests)} requests")
-        print(f"  {'':<28}{'s':>9}{'times as fast':>15}{'by CPU s':>10}{'peak MiB':>10}{'largest difference':>20}")
+        print(
+            f"  {'':<28}{'s':>9}{'times as fast':>15}{'by CPU s':>10}{'peak MiB':>10}{'first time, s':>15}"
+            f"{'largest difference':>20}"
+        )
         for name, median in medians.items():
             by_processor = statistics.median(processor[reference]) / statistics.median(processor[name])
             difference = max(abs(a - b) for a, b in zip(answers[name], answers[reference], strict=True))
             print(
                 f"  {name:<28}{median:>9.2f}{medians[reference] / median:>15.2f}{by_processor:>10.2f}"
-                f"{peak[name]:>10.0f}{difference:>20.2g}"
+                f"{peak[name]:>10.0f}{first_time[name]:>15.2f}{difference:>20.2g}"
             )
             self.figures.append(
                 {"where": self.where, "case": title, "requests": len(requests), "peer": name, "seconds": seconds[name]}
                 | {"processor_seconds": processor[name], "peak_mib": peak[name], "difference": difference}
+                | {"first_seconds": first_time[name]}
             )
         self.save()
         return medians
@@ -256,6 +267,53 @@ class Bench:
             self.compare(f"growth: shots {shots}", letter_requests(path, count, shots=shots), peers)
         for choices in (2, 3, 4, 5):
             self.compare(f"growth: choices {choices}", letter_requests(path, count, shots=5, choices=choices), peers)
+
+    def equality(self) -> None:
+        """Every log-likelihood against float32 `hf` at batch size 1, for both in float32 and in bfloat16."""
+        from lm_eval.tasks import TaskManager
+
+        from lm_eval_calib.autoload import task_folder
+
+        path, count = self.arguments.exams, max(8, self.arguments.questions // 8)
+        tasks = TaskManager(include_path=str(task_folder()), include_defaults=False).load(["calib_cldr_demo"])["tasks"]
+        embedded = []
+        for task in tasks.values():
+            task.build_all_requests(limit=max(1, count // len(tasks)), rank=0, world_size=1)
+            embedded += task.instances
+        cases = {
+            "embedded benchmark": embedded,
+            "letters, zero-shot": letter_requests(path, count, shots=0),
+            "letters, five-shot": letter_requests(path, count, shots=5),
+            "long choices": text_requests(path, count),
+        }
+        requests = [request for part in cases.values() for request in part]
+        answers = {}
+        for dtype in (torch.float32, torch.bfloat16):
+            model = AutoModelForCausalLM.from_pretrained(self.arguments.pretrained, dtype=dtype)
+            common = {**self.common, "pretrained": model.to("cuda" if self.on_gpu else "cpu")}
+            # float64: hf's float32 log-softmax over a quarter of a million words is itself off by 5e-4 on a CPU.
+            softmax = "float64" if dtype == torch.float32 else "float32"
+            for lm in (HFLM(**common, batch_size=1, softmax_dtype=softmax), SharedPrefixLM(**common)):
+                answers[type(lm) is HFLM, dtype] = lm.loglikelihood(requests, disable_tqdm=True)
+        reference = answers[True, torch.float32]
+        print("\ndifferences from hf in float32 at batch size 1; greedy: how many flags differ")
+        print(f"  {'':<56}{'requests':>9}{'rms':>10}{'largest':>10}{'greedy':>9}")
+        start = 0
+        for title, part in cases.items():
+            span = slice(start, start + len(part))
+            start += len(part)
+            for (is_hf, dtype), found in answers.items():
+                if is_hf and dtype == torch.float32:
+                    continue
+                off = [abs(float(a[0]) - float(b[0])) for a, b in zip(found[span], reference[span], strict=True)]
+                other = sum(a[1] != b[1] for a, b in zip(found[span], reference[span], strict=True))
+                name = f"{title}, {'hf' if is_hf else 'hf-calib'}, {str(dtype).removeprefix('torch.')}"
+                rms = statistics.fmean(x * x for x in off) ** 0.5
+                print(f"  {name:<56}{len(part):>9}{rms:>10.2g}{max(off):>10.2g}{other:>9}")
+                self.figures.append(
+                    {"where": self.where, "case": name, "rms": rms, "largest": max(off), "greedy": other}
+                )
+        self.save()
 
     def whole(self, tasks: Sequence[str]) -> None:
         """A run of lm-eval as users start it, by phases."""
@@ -313,6 +371,7 @@ def main() -> None:
     parser.add_argument("--no-table", action="store_true")
     parser.add_argument("--rows", action="store_true")
     parser.add_argument("--growth", action="store_true")
+    parser.add_argument("--equality", action="store_true")
     parser.add_argument("--whole", metavar="TASKS")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--json", type=Path)
@@ -328,6 +387,8 @@ def main() -> None:
         bench.rows()
     if arguments.growth:
         bench.growth()
+    if arguments.equality:
+        bench.equality()
     if arguments.whole:
         bench.whole(arguments.whole.split(","))
 
