@@ -23,15 +23,17 @@ from lm_eval_calib.draws import Draws, draws_of
 from lm_eval_calib.errors import CalibrationValueError
 from lm_eval_calib.inputs import Floats, check_positive_int
 from lm_eval_calib.metrics import Metric
+from lm_eval_calib.prepared import Prepared
 from lm_eval_calib.questions import Questions
-from lm_eval_calib.resampling import Block, Prepared, Workspace
+from lm_eval_calib.resampling import Block
+from lm_eval_calib.workspace import Workspace
 
 Method = Literal["percentile", "basic"]
 Key = TypeVar("Key", bound=Hashable)
 Chosen = str | Metric | Iterable[str | Metric] | None
 
-# Entries of a block of resamples: large enough that Python costs nothing, small enough for the caches.
-_BLOCK = 1 << 20
+# Entries of a block of resamples: threads wait for each other's Python where blocks are small, for memory where large.
+_BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -213,6 +215,9 @@ def replicate(
     chosen = {key: group.resolve(metrics, options) for key, group in groups.items()}
     workers = workers or _processors()
     local = threading.local()
+    # glibc gives freed memory back, and new memory costs as much as computing with it, until it has seen a large
+    # array come and go.
+    np.empty(1 << 24, dtype=np.uint8)
 
     # The threads are ours: a matrix product that starts its own beside them only waits for processors.
     with ThreadPoolExecutor(workers) as pool, threadpool_limits(1, user_api="blas"):
@@ -252,7 +257,7 @@ def _replicates(
         def block_values(block: range) -> dict[str, Floats]:
             if not hasattr(local, "workspace"):
                 local.workspace = Workspace()
-            return Block(prepared, draws.counts(block, prepared.order), local.workspace).values()
+            return Block(prepared, draws, block, local.workspace).values()
 
         parts = list(mapper(block_values, draws.blocks(max(1, _BLOCK // len(group)))))
         replicates = {name: np.concatenate([part[name] for part in parts]) for name in values}

@@ -289,15 +289,3 @@ def test_bad_pairs() -> None:
         )
     with pytest.raises(CalibrationValueError, match="at least one to average"):
         average([])
-
-
-def test_questions_in_several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Whole ones, and a rest of every kind; few questions drawn at the top leave the last tiles empty.
-    monkeypatch.setattr("lm_eval_calib.resampling._TILE", 32)
-    for size in (64, 77, 33, 96):
-        questions = made(size)
-        got = replicate({0: questions}, resamples=30, seed=3)[0]
-        for row, counts in enumerate(draw_counts([np.arange(size)], size, range(30), 3)):
-            expected = questions.take(np.repeat(np.arange(size), counts)).evaluate()
-            for name, value in expected.items():
-                np.testing.assert_allclose(got.replicates[name][row], value, rtol=0, atol=1e-12, err_msg=name)
