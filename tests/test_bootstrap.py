@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lm_eval_calib.bootstrap import average, bootstrap, difference, paired_bootstrap, replicate
+from lm_eval_calib.bootstrap import bootstrap, paired_bootstrap, replicate
 from lm_eval_calib.draws import draw_counts
 from lm_eval_calib.errors import CalibrationValueError
 from lm_eval_calib.inputs import Bools, Floats
 from lm_eval_calib.metrics import METRICS, Metric
 from lm_eval_calib.questions import Questions
+from lm_eval_calib.replicates import average, difference
 
 CASES = [
     (size, decimals, choices)
