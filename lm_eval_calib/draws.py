@@ -44,28 +44,36 @@ class Draws:
     Attributes:
         identity: equal for groups whose resamples are the same.
         resamples: R.
-        kept: [U, R] counts of the questions that are resampled together, or None where they would be too
-            large.
+        size: U, the questions that are resampled together; so many are drawn.
+        kept: [U, R] their counts, or None where they would be too large.
         draw: gives the counts [rows, U] of some resamples.
         rows: [N] where the group's questions stand among the U; None where they are the same.
     """
 
     identity: Hashable
     resamples: int
+    size: int
     kept: Counts | None
     draw: Callable[[range], Counts]
     rows: Ints | None
 
     def blocks(self, size: int) -> list[range]:
-        """The numbers of all resamples, in runs of a size."""
+        """The numbers of all resamples, in runs of at most a size, which are about equal."""
+        size = -(-self.resamples // -(-self.resamples // size))
         return [range(low, min(low + size, self.resamples)) for low in range(0, self.resamples, size)]
 
-    def counts(self, block: range, order: Ints) -> Counts:
-        """How often each question of the group is drawn, in this order of questions: [len(block), N]."""
-        columns = order if self.rows is None else self.rows[order]
-        if self.kept is None:
-            return self.draw(block)[:, columns]
-        return self.kept[columns, block.start : block.stop].T
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The smallest type that holds the sum of all counts."""
+        return np.min_scalar_type(self.size)
+
+    def counts(self, block: range) -> Counts:
+        """How often each question is drawn [U, len(block)]."""
+        return self.draw(block).T if self.kept is None else self.kept[:, block.start : block.stop]
+
+    def columns(self, order: Ints) -> Ints:
+        """Where the group's questions of this order stand among the U."""
+        return order if self.rows is None else self.rows[order]
 
 
 def draws_of(
@@ -130,7 +138,7 @@ def _draws(
         return draw_counts(strata, size, block, seed)
 
     identity = (questions, size, None if codes is None else codes.tobytes(), resamples, seed)
-    draws = Draws(identity, resamples, None, draw, None)
+    draws = Draws(identity, resamples, size, None, draw, None)
     if size * resamples > _KEPT:
         return draws
     kept = np.empty((size, resamples), dtype=np.uint8)

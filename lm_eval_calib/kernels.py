@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lm_eval_calib.inputs import Floats
-from lm_eval_calib.metrics.classwise import brier_parts, classwise_from_sums
+from lm_eval_calib.metrics.classwise import classwise_from_sums
 from lm_eval_calib.metrics.smooth import smooth_error
 from lm_eval_calib.metrics.sweep import sweep_error
 
@@ -40,7 +40,8 @@ def _mce(block: Block) -> Floats:
 
 
 def _ace(block: Block) -> Floats:
-    return block.sums.mass_error(block.group.num_bins, np.arange(block.total.size))
+    rows = np.arange(block.total.size)
+    return block.sums.mass_error(np.full(rows.size, block.group.num_bins), rows)
 
 
 def _ece_sweep(block: Block) -> Floats:
@@ -48,13 +49,13 @@ def _ece_sweep(block: Block) -> Floats:
 
 
 def _smooth_ece(block: Block) -> Floats:
-    return smooth_error(np.diff(block.sums.gaps[:, block.group.cell_edges], axis=1) / block.total[:, None])
+    return smooth_error(np.divide(block.cells.T, block.total[:, None], order="C"))
 
 
 def _auroc(block: Block) -> Floats:
     right = block.sums.right
     # In whole numbers, hence exact.
-    return np.asarray((block.ranking[0] - right**2) / (2 * right * (block.total - right)))
+    return np.asarray(block.ranking[0] / (2 * right * (block.total - right)))
 
 
 def _aurc(block: Block) -> Floats:
@@ -65,12 +66,13 @@ def _accuracy_at_coverage(block: Block) -> Floats:
     sums = block.sums
     answered = block.group.coverage * block.total
     withheld = block.total - answered
-    row = np.arange(withheld.size)
-    group = sums.first_reaching(withheld[:, None], row)[:, 0]
-    held = sums.counts[row, group + 1] - sums.counts[row, group]
-    share = np.where(held > 0, (withheld - sums.counts[row, group] + sums.counts[:, 0]) / held, 0.0)
-    below, upto = sums.hits[row, group], sums.hits[row, group + 1]
-    return np.asarray((sums.right - below - share * (upto - below)) / answered)
+    rows = np.arange(withheld.size)
+    group = sums.first_reaching(withheld[:, None], rows)
+    (before, upto), (below, rest) = (
+        (at(group, rows)[:, 0], at(group + 1, rows)[:, 0]) for at in (sums.counts_at, sums.hits_at)
+    )
+    share = np.where(upto > before, (withheld - before) / (upto - before), 0.0)
+    return np.asarray((sums.right - below - share * (rest - below)) / answered)
 
 
 def _classwise_ece(block: Block) -> Floats:
@@ -78,15 +80,15 @@ def _classwise_ece(block: Block) -> Floats:
 
 
 def _brier_reliability(block: Block) -> Floats:
-    return brier_parts(*block.classes, block.total)[0]
+    return block.brier_parts[0]
 
 
 def _brier_resolution(block: Block) -> Floats:
-    return brier_parts(*block.classes, block.total)[1]
+    return block.brier_parts[1]
 
 
 def _brier_uncertainty(block: Block) -> Floats:
-    return brier_parts(*block.classes, block.total)[2]
+    return block.brier_parts[2]
 
 
 KERNELS: Mapping[str, Callable[[Block], Floats]] = MappingProxyType(
@@ -107,6 +109,7 @@ KERNELS: Mapping[str, Callable[[Block], Floats]] = MappingProxyType(
         "brier_uncertainty": _brier_uncertainty,
     }
 )
-# What they are computed from: bins of every choice position, or sums over rising confidence.
+# What they are computed from: bins of every choice position, bins of confidence, or sums over rising confidence.
 OF_CLASSES = frozenset({"classwise_ece", "brier_reliability", "brier_resolution", "brier_uncertainty"})
-OF_SUMS = frozenset(KERNELS) - OF_CLASSES - {"ece"}
+OF_BINS = frozenset({"ece", "rms_ce", "rms_ce_debiased", "mce"})
+OF_SUMS = frozenset(KERNELS) - OF_CLASSES - {"ece", "smooth_ece"}

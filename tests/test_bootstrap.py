@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lm_eval_calib.bootstrap import average, bootstrap, difference, paired_bootstrap, replicate
+from lm_eval_calib.bootstrap import bootstrap, paired_bootstrap, replicate
 from lm_eval_calib.draws import draw_counts
 from lm_eval_calib.errors import CalibrationValueError
 from lm_eval_calib.inputs import Bools, Floats
 from lm_eval_calib.metrics import METRICS, Metric
 from lm_eval_calib.questions import Questions
+from lm_eval_calib.replicates import average, difference
 
 CASES = [
     (size, decimals, choices)
@@ -289,15 +290,3 @@ def test_bad_pairs() -> None:
         )
     with pytest.raises(CalibrationValueError, match="at least one to average"):
         average([])
-
-
-def test_questions_in_several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Whole ones, and a rest of every kind; few questions drawn at the top leave the last tiles empty.
-    monkeypatch.setattr("lm_eval_calib.resampling._TILE", 32)
-    for size in (64, 77, 33, 96):
-        questions = made(size)
-        got = replicate({0: questions}, resamples=30, seed=3)[0]
-        for row, counts in enumerate(draw_counts([np.arange(size)], size, range(30), 3)):
-            expected = questions.take(np.repeat(np.arange(size), counts)).evaluate()
-            for name, value in expected.items():
-                np.testing.assert_allclose(got.replicates[name][row], value, rtol=0, atol=1e-12, err_msg=name)

@@ -63,11 +63,12 @@ def smooth_error(residuals: Floats) -> Floats:
     # Cosine coefficients: the reflected Gaussian multiplies the k-th by exp(-(pi k s)^2 / 2).
     spectrum = scipy.fft.dct(residuals, type=2, axis=1) / 2
     decay = -((np.pi * np.arange(CELLS)) ** 2) / 2
+    tiny = -600.0  # whose exponential vanishes without being subnormal, which is slow
 
     def error(rows: Ints, bandwidth: Floats) -> Floats:
         # Beyond these, coefficients vanish in double precision.
         modes = min(CELLS, int(2.8 / bandwidth.min()) + 2)
-        smoothed = spectrum[rows, :modes] * np.exp(decay[:modes] * bandwidth[:, None] ** 2)
+        smoothed = spectrum[rows, :modes] * np.exp(np.maximum(decay[:modes] * bandwidth[:, None] ** 2, tiny))
         curve = scipy.fft.dct(smoothed, type=3, n=CELLS, axis=1, overwrite_x=True)
         return np.asarray(np.abs(curve, out=curve).mean(axis=1))
 

@@ -35,10 +35,10 @@ def sweep_error(sums: Cumulative) -> Floats:
     following, low, high = 2, 0.0, 1.0
     while rows.size:
         if following > _FEW:
-            counts, hits = sums.counts[rows], sums.hits[rows]
+            counts, hits, gaps = sums.of_groups(rows)
             finest = _monotone(counts, hits)
             done = rows[finest]
-            result[done] = np.abs(np.diff(sums.gaps[done])).sum(axis=1) / sums.total[done]
+            result[done] = np.abs(np.diff(gaps[finest])).sum(axis=1) / sums.total[done]
             rows = rows[~finest]
             if not rows.size:
                 break
@@ -51,8 +51,8 @@ def sweep_error(sums: Cumulative) -> Floats:
         spans = [np.arange(max(0, int(low * size) - 1), min(size, int(np.ceil(high * size)) + 1) + 1) for size in sizes]
         num_bins = np.repeat(sizes, [span.size for span in spans])
         edges = sums.boundaries(num_bins, np.concatenate(spans), rows)
-        held = np.diff(sums.counts[rows[:, None], edges], axis=1)
-        right = np.diff(sums.hits[rows[:, None], edges], axis=1)
+        held = np.diff(sums.counts_at(edges, rows), axis=1)
+        right = np.diff(sums.hits_at(edges, rows), axis=1)
         # Each size is lifted above the one before, so that one running maximum serves all; empty bins and the
         # steps back from one size to the next hold nothing.
         lifted = np.where(held > 0, right / np.where(held > 0, held, 1.0), -np.inf)
@@ -62,10 +62,12 @@ def sweep_error(sums: Cumulative) -> Floats:
         chosen[rows] = np.where(fallen, num_bins[1:][falls.argmax(axis=1)] - 1, sizes[-1])
         rows = rows[~fallen]
         following = sizes[-1] + 1
-    for size in np.unique(chosen):
-        rows = np.flatnonzero((chosen == size) & np.isnan(result) & (sums.total > 0))
+    open_rows = np.flatnonzero(np.isnan(result) & (sums.total > 0))
+    # The few rows with many bins one by one: every row is given the room of the largest.
+    many = chosen[open_rows] > _FEW
+    for rows in [open_rows[~many], *open_rows[many, None]]:
         if rows.size:
-            result[rows] = sums.mass_error(int(size), rows)
+            result[rows] = sums.mass_error(chosen[rows], rows)
     return result
 
 
@@ -88,6 +90,6 @@ def _mixed(counts: Floats, hits: Floats) -> tuple[float, float]:
     first_right = (hits > 0).argmax(axis=1) - 1
     misses = counts - hits
     last_wrong = (misses >= misses[:, -1:]).argmax(axis=1)
-    total = counts[:, -1] - counts[:, 0]
-    shares = (counts[row, [first_right, last_wrong]] - counts[:, 0]) / total
+    total = counts[:, -1]
+    shares = counts[row, [first_right, last_wrong]] / total
     return float(shares[0].min()), float(shares[1].max())

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lm_eval_calib.bootstrap import Replicates
 from lm_eval_calib.errors import CalibrationValueError
 from lm_eval_calib.logs import Source, load_predictions
 from lm_eval_calib.metrics import METRICS
 from lm_eval_calib.predictions import Predictions
 from lm_eval_calib.recalibration import temperature_scaling
+from lm_eval_calib.replicates import Replicates
 from lm_eval_calib.report.checks import warnings_of
 from lm_eval_calib.report.comparisons import Comparison, compare
 from lm_eval_calib.report.figures import ReliabilityDiagram, prepare_reliability_diagram

@@ -10,7 +10,7 @@ import numpy as np
 from lm_eval_calib.predictions import Predictions, TaskRun
 
 if TYPE_CHECKING:
-    from lm_eval_calib.bootstrap import Replicates
+    from lm_eval_calib.replicates import Replicates
     from lm_eval_calib.report.comparisons import Comparison
     from lm_eval_calib.report.scores import Answers, Group
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lm_eval_calib.bootstrap import Difference, Replicates, average
+from lm_eval_calib.replicates import Difference, Replicates, average
 from lm_eval_calib.report.scores import TIER_ORDER, Answers, Group, Ints, differences_of, number, replicates_of
 from lm_eval_calib.significance import McNemar, benjamini_hochberg, mcnemar
 

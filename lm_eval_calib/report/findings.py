@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lm_eval_calib.bootstrap import Difference, Replicates
+from lm_eval_calib.replicates import Difference, Replicates
 from lm_eval_calib.report.scores import contrast, interval_of
 
 if TYPE_CHECKING:

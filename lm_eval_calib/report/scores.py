@@ -15,11 +15,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from lm_eval_calib.bootstrap import Difference, Interval, Replicates, average, difference, replicate
+from lm_eval_calib.bootstrap import replicate
 from lm_eval_calib.errors import CalibrationError, CalibrationValueError
 from lm_eval_calib.languages import language as find_language
 from lm_eval_calib.predictions import Predictions
 from lm_eval_calib.questions import Questions
+from lm_eval_calib.replicates import Difference, Interval, Replicates, average, difference
 
 GROUPINGS = ("task", "language", "tier", "benchmark", "subject")
 TIER_ORDER = {"high": 0, "mid": 1, "low": 2, None: 3}

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lm_eval_calib import __version__
-from lm_eval_calib.bootstrap import Difference, Interval
 from lm_eval_calib.metrics import METRICS
+from lm_eval_calib.replicates import Difference, Interval
 from lm_eval_calib.report.figures import ReliabilityDiagram
 from lm_eval_calib.report.scores import Group, Ints, interval_of
 from lm_eval_calib.report.tables import arrow

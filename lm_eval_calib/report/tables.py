@@ -10,8 +10,8 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lm_eval_calib.bootstrap import Interval
 from lm_eval_calib.metrics import METRICS
+from lm_eval_calib.replicates import Interval
 from lm_eval_calib.report.scores import Score, number
 
 # What a table shows on a terminal unless more is asked for.
