@@ -165,6 +165,31 @@ def test_no_budget_changes_a_value(name: str, row_tokens: int, batch_tokens: int
         assert greedy.tolist() == expected_greedy.tolist()
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma3", "gemma3-window-2", "bloom-alibi"])
+def test_no_layer_gets_one_key_more_than_a_multiple_of_32(name: str) -> None:
+    """On CUDA, torch's memory-efficient attention is wrong there (github.com/pytorch/pytorch/issues/191937)."""
+    model = build(name)
+    keys: list[int] = []
+
+    def look(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        keys.append(args[0].shape[1])
+        masks = kwargs.get("attention_mask")
+        keys.extend(
+            mask.shape[-1] for mask in (masks.values() if isinstance(masks, dict) else [masks]) if mask is not None
+        )
+
+    model.register_forward_pre_hook(look, with_kwargs=True)
+    random_tokens = np.random.default_rng(0).integers(VOCABULARY, size=200).astype(np.int32)
+    for shared in (0, 16, 33, 65):
+        engine = make_engine(model, row_tokens=shared + 70, batch_tokens=4096)
+        for own in range(2, 70):
+            # Behind a prefix of `shared` tokens: two choices, which part at the first token.
+            requests = [Request(np.append(random_tokens[:shared], random_tokens[at : at + own]), 1) for at in (70, 130)]
+            engine.score(requests)
+    assert len(keys) >= 4 * 68
+    assert not [count for count in keys if count % 32 == 1]
+
+
 @pytest.mark.parametrize("name", ["llama", "gemma3", "qwen2-window"])
 def test_eager_attention_takes_the_same_masks(name: str) -> None:
     model = build(name, implementation="eager")

@@ -67,6 +67,19 @@ def attention_plans(config: PretrainedConfig) -> list[AttentionPlan]:
     return plans if len(spans) > 1 else [*plans, plans[0]._replace(mask_by_kind=False)]
 
 
+def safe_columns(columns: int, prefix_length: int, plan: AttentionPlan | None) -> int:
+    """`columns`, or a few more, such that the keys of no layer number one more than a multiple of 32.
+
+    There, with a mask and keys that all heads share, torch's memory-efficient attention on CUDA mishandles the last key
+    (github.com/pytorch/pytorch/issues/191937; seen with torch 2.11): what was scored at the last column was off by
+    up to 15 nats.
+    """
+    before = {0} | {span.columns(prefix_length) for span in plan.spans.values()} if plan is not None else {0}
+    while any((count + columns) % 32 == 1 for count in before):
+        columns += 1
+    return columns
+
+
 class PrefixColumns:
     """Which of the recorded prefixes' tokens each row of a batch is given, for layers of one span.
 

@@ -15,7 +15,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DynamicCache
 
-from lm_eval_calib.scoring.attention import AttentionPlan, tree_arguments
+from lm_eval_calib.scoring.attention import AttentionPlan, safe_columns, tree_arguments
 from lm_eval_calib.scoring.batches import Batch, Row, make_batch, prefix_rows, take_batch, tree_rows
 from lm_eval_calib.scoring.budget import Budget
 from lm_eval_calib.scoring.head import head_at, log_probabilities
@@ -147,7 +147,7 @@ class Engine:
             unit, behind = behind[:count], behind[count:]
             recorded = DynamicCache()
             with self.timed("plan"):
-                batch = make_batch(prefix_rows(unit, requests), unit[0].prefix_length)
+                batch = make_batch(prefix_rows(unit, requests), safe_columns(unit[0].prefix_length, 0, self.plan))
             yield batch, {"past_key_values": recorded, "use_cache": True}
             with self.timed("plan"):
                 rows = [
@@ -162,7 +162,8 @@ class Engine:
         while done < len(rows):
             with self.timed("plan"):
                 taken, columns = take_batch(rows[done:], self.budget.limits)
-                batch = make_batch(taken, columns)
+                prefix_length = max(row.prefix_length for row in taken)
+                batch = make_batch(taken, safe_columns(columns, prefix_length, self.plan))
                 done += len(taken)
                 arguments: dict[str, Any] = {}
                 if self.plan is not None and batch.is_chain:
