@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +228,34 @@ def test_the_report_says_what_the_numbers_say(tmp_path: Path, capsys: pytest.Cap
     assert found["scaled - unscaled", "all", "brier", 0.0]["high"] < 0
     for name in ("study-calib_made-none.png", "study-calib_made-token.png", "study.csv"):
         assert (tmp_path / "report" / name).stat().st_size > 1000
+
+
+def test_a_normalization_that_changes_nothing_is_told_once(tmp_path: Path) -> None:
+    questions = made()
+    ones = {name: np.where(np.isnan(values), np.nan, 1.0) for name, values in questions.lengths.items()}
+    letters = replace(questions, benchmark="calib_letters", lengths=ones)
+    assert letters.changes_nothing("token")
+    assert letters.changes_nothing("char")
+    assert not questions.changes_nothing("token")
+    design = {
+        "name": "s",
+        "runs": RUNS,
+        "options": {"resamples": 5},
+        "missing": 0,
+        "evaluations": {"made": {"normalizations": ["none", "token"]}, "alone": {"normalizations": ["token"]}},
+    }
+    alone = replace(letters, benchmark="calib_alone")
+    given = {part.benchmark: ("alone" if part is alone else "made", part) for part in (questions, letters, alone)}
+    study.write(design, given, tmp_path)
+    text = (tmp_path / "study.md").read_text(encoding="utf-8")
+    headings = [line[3:] for line in text.splitlines() if line.startswith("## ")]
+    assert headings == [
+        "calib_made, normalisation none",
+        "calib_made, normalisation token",
+        "calib_letters, normalisation none",
+        "calib_alone, normalisation token",
+    ]
+    assert text.count("Every choice has length 1, so token comes to the same.") == 1
 
 
 def test_no_effect_is_called_none() -> None:

@@ -59,18 +59,27 @@ class Questions:
 
     def probabilities(self, run: str, *, normalization: str = "none", temperature: Any = 1.0) -> NDArray[np.float64]:
         """[N, K] probabilities of the choices of one run; `temperature` is one, or one a question."""
-        divisor = np.ones_like(self.log_likelihoods[run])
-        if normalization != "none":
-            key = f"token:{self.tokens.get(run)}" if normalization == "token" else normalization
-            if key not in self.lengths:
-                raise CalibrationValueError(
-                    f"normalizations: {normalization!r} needs lengths that the logs of {self.benchmark} (run {run}) "
-                    f"do not tell; they tell {', '.join(self.lengths) or 'none'}"
-                )
-            divisor = self.lengths[key]
+        plain = normalization == "none"
+        divisor = np.ones_like(self.log_likelihoods[run]) if plain else self._lengths(run, normalization)
         divisor = np.where(np.isnan(self.log_likelihoods[run]), np.nan, divisor)
         divisor = divisor * np.reshape(np.asarray(temperature, dtype=np.float64), (-1, 1))
         return np.asarray(choice_probabilities(self.log_likelihoods[run], lengths=divisor))
+
+    def changes_nothing(self, normalization: str) -> bool:
+        """Whether all choices have length 1, as letters do, so that this normalisation comes to the same as none."""
+        if normalization == "none":
+            return False
+        lengths = [self._lengths(run, normalization) for run in self.log_likelihoods]
+        return all(bool((np.nan_to_num(values, nan=1) == 1).all()) for values in lengths)
+
+    def _lengths(self, run: str, normalization: str) -> NDArray[np.float64]:
+        key = f"token:{self.tokens.get(run)}" if normalization == "token" else normalization
+        if key not in self.lengths:
+            raise CalibrationValueError(
+                f"normalizations: {normalization!r} needs lengths that the logs of {self.benchmark} (run {run}) "
+                f"do not tell; they tell {', '.join(self.lengths) or 'none'}"
+            )
+        return self.lengths[key]
 
 
 def load_questions(

@@ -21,12 +21,13 @@ SMOOTHED_ECE = ("smoothed - unsmoothed", "all", "ece")
 SHOWN = ("acc", "confidence", "ece", "rms_ce", "rms_ce_debiased", "brier")
 
 
-def about(comparison: Comparison) -> dict[str, Any]:
-    """What was compared, for the head of a section."""
+def about(comparison: Comparison, same: Sequence[str] = ()) -> dict[str, Any]:
+    """What was compared, for the head of a section; `same` are the normalisations that come to the same."""
     questions = comparison.questions
     return {
         "benchmark": questions.benchmark,
         "normalization": comparison.normalization,
+        "same": list(same),
         "questions": len(questions),
         "clusters": int(questions.cluster.max()) + 1,
         "languages": len(comparison.languages),
@@ -115,7 +116,8 @@ def section(part: Mapping[str, Any], table: Sequence[Row]) -> list[str]:
         f"{part['questions']:,} questions in {part['languages']} languages ({tiers}), {part['runs']} runs"
         + (f"; {part['dropped']:,} questions were not answered by all runs and are left out" if part["dropped"] else "")
         + (f"; {part['unusable']:,} rows of the logs could not be read" if part["unusable"] else "")
-        + ".",
+        + "."
+        + (f" Every choice has length 1, so {', '.join(part['same'])} comes to the same." if part["same"] else ""),
         "",
     ]
     for setting, own in by_setting(table):
