@@ -83,6 +83,9 @@ def test_a_file_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     (tmp_path / "own.jsonl").unlink()
     with pytest.raises(CalibrationValueError, match=r"instruction_sets.own.train_data: no file .*own.jsonl; --data"):
         check_local_files(study)
+    study = study_of(tmp_path, models={"tiny": {"pretrained": str(tmp_path / "gone")}})
+    with pytest.raises(CalibrationValueError, match=r"models.tiny.pretrained: .* no folder .*gone"):
+        check_local_files(study)
 
 
 def test_overrides(tmp_path: Path) -> None:

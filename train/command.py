@@ -60,11 +60,20 @@ def parse(argv: Sequence[str]) -> tuple[Any, Any, Any]:
         raise
     except Exception as error:  # YAML errors, and ValueErrors of transformers and TRL about arguments
         raise CalibrationValueError(f"arguments: {error}") from error
-    if not model.model_name_or_path:
-        raise CalibrationValueError("model_name_or_path: expected a folder or a Hub id, got nothing")
+    check_model_name("model_name_or_path", model.model_name_or_path)
     if not config.output_dir:
         raise CalibrationValueError("output_dir: expected a folder for the checkpoint, got nothing")
     return data, config, model
+
+
+def check_model_name(argument: str, name: str | None) -> None:
+    """Refuse what is neither a folder nor a Hub id, which has one slash at most and does not begin like a path."""
+    if not name:
+        raise CalibrationValueError(f"{argument}: expected a folder or a Hub id, got nothing")
+    if (name[0] in "./~" or name.count("/") > 1) and not Path(name).is_dir():
+        raise CalibrationValueError(
+            f"{argument}: expected a model's folder or a Hub id such as org/name; there is no folder {name}"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

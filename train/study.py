@@ -21,6 +21,7 @@ from pathlib import Path
 
 from lm_eval_calib.errors import CalibrationValueError, MissingExtraError
 from lm_eval_calib.train import stages as planning
+from lm_eval_calib.train.command import check_model_name
 from lm_eval_calib.train.runner import Outcome, Runner, gpus, only_one
 from lm_eval_calib.train.study_config import Study, read_study, ready_made
 
@@ -148,7 +149,9 @@ def delete_models(plan: list[planning.Stage]) -> None:
 
 
 def check_local_files(study: Study) -> None:
-    """Refuse before the first stage what the last would stumble over: a data file that is not there."""
+    """Refuse before the first stage what a later one would stumble over: a model or data file that is not there."""
+    for name, spec in study.models.items():
+        check_model_name(f"models.{name}.pretrained", spec.pretrained)
     for name, part in study.instruction_sets.items():
         for entry in part.train_data:
             path = Path(entry.format(data=study.data))
