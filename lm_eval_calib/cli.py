@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -38,13 +39,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             modules[name].add_arguments(command)
     arguments = parser.parse_args(argv)
     try:
-        return int(modules[arguments.command].run(arguments))
+        status = int(modules[arguments.command].run(arguments))
+        sys.stdout.flush()
     except CalibrationError as error:
         print(f"lm-eval-calib {arguments.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"lm-eval-calib {arguments.command}: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough; what is still buffered must not raise it again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return status
 
 
 if __name__ == "__main__":

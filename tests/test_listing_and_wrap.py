@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -125,3 +128,14 @@ def test_another_prefix(index: dict[str, object]) -> None:
     assert len(_wrapped(index, "xnli", prefix="mine_").files) == 16
     with pytest.raises(CalibrationError, match="--prefix"):
         wrap.Wrapper(index, "my tasks/")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    """As in `lm-eval-calib tasks | head -1`."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "lm_eval_calib", "tasks"], stdout=write, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
