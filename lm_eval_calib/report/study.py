@@ -93,14 +93,14 @@ def gather(design: Mapping[str, Any], out: Path) -> dict[str, tuple[str, Questio
 def write(design: Mapping[str, Any], questions: Mapping[str, tuple[str, Questions]], out: Path) -> None:
     """Compute everything and write text, tables and figures."""
     options = {**OPTIONS, **design["options"]}
-    comparisons, same = [], []
+    comparisons, about = [], []
     for evaluation, part in questions.values():
         wanted = design["evaluations"][evaluation]["normalizations"]
         alike = [name for name in wanted if "none" in wanted and part.changes_nothing(name)]
         for name in wanted:
             if name not in alike:
                 comparisons.append(Comparison(part, normalization=name, **options))
-                same.append(alike if name == "none" else [])
+                about.append(study_text.about(comparisons[-1], alike if name == "none" else ()))
     table = []
     for comparison in tqdm(comparisons, desc="comparing runs", unit="benchmark"):
         table += list(rows(comparison, design["runs"]))
@@ -109,7 +109,6 @@ def write(design: Mapping[str, Any], questions: Mapping[str, tuple[str, Question
         writer = csv.DictWriter(stream, fieldnames=list(table[0]))
         writer.writeheader()
         writer.writerows(table)
-    about = [study_text.about(part, alike) for part, alike in zip(comparisons, same, strict=True)]
     told = {"design": design, "options": options, "benchmarks": about, "rows": table}
     (out / "study.json").write_text(json.dumps(told, indent=1, default=str), encoding="utf-8")
     figures: list[Path | None] = []

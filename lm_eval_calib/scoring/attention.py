@@ -74,7 +74,8 @@ def safe_columns(columns: int, prefix_length: int, plan: AttentionPlan | None) -
     (github.com/pytorch/pytorch/issues/191937; seen with torch 2.11): what was scored at the last column was off by
     up to 15 nats.
     """
-    before = {0} | {span.columns(prefix_length) for span in plan.spans.values()} if plan is not None else {0}
+    spans = plan.spans.values() if plan is not None else ()
+    before = {0, *(span.columns(prefix_length) for span in spans)}
     while any((count + columns) % 32 == 1 for count in before):
         columns += 1
     return columns
