@@ -25,8 +25,12 @@ FAKE = """
 import json, os, sys, time
 out, seconds, *needs = sys.argv[1:]
 def note(what):
-    with open(out + ".notes", "a") as stream:
+    path = out + ".notes"
+    # A new file appears with its line in it: whoever waits for the file may read it.
+    beside = path if os.path.exists(path) else f"{path}.{os.getpid()}"
+    with open(beside, "a") as stream:
         stream.write(json.dumps([what, time.time(), os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES")]) + "\\n")
+    os.replace(beside, path)
 note("begin")
 text = "".join(open(path).read() for path in needs)
 for step in range(10):
